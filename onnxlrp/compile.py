@@ -1,0 +1,121 @@
+"""The compiler, one call per pass: read this file first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from . import presets
+from .backward import backward
+from .composites import Composite, CompositeLike, resolve
+from .constants import finish
+from .facts import Facts, analyse
+from .graph import ModelSource, Source, load, to_proto
+from .groups import units
+from .head import find_head
+from .normalize import normalize
+from .optimize import bake_constants, speed_up
+from .outputs import Interface, Request, expose, forward, open_inputs
+from .plan import Plan, assign
+from .version import __version__
+
+__all__ = ["compile", "inspect"]
+
+
+def compile(
+    model: ModelSource,
+    composite: CompositeLike = "epsilon_plus",
+    *,
+    output: str | None = None,
+    explain: Sequence[str] | None = None,
+    init: str = "logit",
+    layers: Sequence[str | int] = (),
+    conditions: Sequence[str | int] = (),
+    canonize: bool = True,
+    checks: bool = False,
+    bake: bool = False,
+    optimize: bool = True,
+    class_axis: int | None = None,
+    position: int | tuple[int, ...] | None = None,
+    input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+) -> onnx.ModelProto:
+    """A self-contained ONNX model that computes the model's outputs and the relevance of its inputs.
+
+    model: path, bytes or ModelProto. composite: preset name, preset with arguments as text, Composite, list with one
+    rule per layer, or {node name: rule}. output, class_axis, position: where relevance starts. explain: tensors where
+    it ends. init: "logit" (the explained value), "one", or "given" (an input `relevance_out`). layers: layers or
+    tensors whose relevance is an output too. conditions: those that get an input `mask.<tensor>`. canonize: fold and
+    group first. checks: add an output with diagnostics. bake: store modified weights instead of computing them at
+    load. optimize: rewrites of the backward part that are equal up to rounding. input_shapes: {input: shape}.
+    Raises InvalidModel, UnsupportedOp, RuleMismatch, CompositeError, each naming the node and the remedy.
+    """
+    chosen = resolve(composite, presets.parse)
+    request = Request(init, tuple(layers), tuple(conditions), checks, position, chosen.times_input, chosen.derivative)
+    keep = [k for k in (*layers, *conditions, *(explain or ())) if isinstance(k, str)]
+    source, facts, plan = prepare(model, chosen, request, output, explain, keep, canonize, class_axis, input_shapes)
+    emit = forward(source, facts)
+    face = open_inputs(emit, plan, facts, request)
+    assert face.seed is not None
+    found, books = backward(emit, plan, facts, face.seed, face.masks)
+    graph = expose(emit, source, plan, facts, request, face, found, books)
+    if optimize:
+        speed_up(graph)
+    if bake:
+        bake_constants(graph)
+    return to_proto(graph, source.metadata, properties(plan, face, request, [b.step.layer for b in books]), face.defaults)
+
+
+def inspect(
+    model: ModelSource,
+    composite: CompositeLike = "epsilon_plus",
+    *,
+    output: str | None = None,
+    explain: Sequence[str] | None = None,
+    init: str = "logit",
+    canonize: bool = True,
+    class_axis: int | None = None,
+    input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+) -> Plan:
+    """The plan without compiling: which rule every layer gets, and why. Arguments and errors as for `compile`."""
+    chosen = resolve(composite, presets.parse)
+    request = Request(init, derivative=chosen.derivative)
+    return prepare(model, chosen, request, output, explain, list(explain or ()), canonize, class_axis, input_shapes)[2]
+
+
+def prepare(
+    model: ModelSource,
+    composite: Composite,
+    request: Request,
+    output: str | None,
+    explain: Sequence[str] | None,
+    keep: Sequence[str],
+    canonize: bool,
+    class_axis: int | None,
+    input_shapes: Mapping[str, Sequence[int | str]] | None,
+) -> tuple[Source, Facts, Plan]:
+    """load, normalize, analyse, assign."""
+    source = load(model, input_shapes)
+    normalize(source, keep, canonize)
+    head = find_head(source.graph, output, class_axis)
+    finish(source)
+    kept = {*keep, head.tensor, *(o.name for o in source.graph.outputs)}
+    facts = analyse(source.graph, units(source.graph, kept) if canonize else source.graph.nodes, head.tensor, explain)
+    init = "one" if request.derivative and request.init == "logit" else request.init
+    return source, facts, assign(source, composite, facts, head, init)
+
+
+def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int | None]) -> dict[str, str]:
+    """metadata_props of the compiled model."""
+    assert face.seed is not None
+    return {
+        "onnxlrp.version": __version__,
+        "onnxlrp.composite": plan.composite,
+        "onnxlrp.plan": plan.to_json(),
+        "onnxlrp.explained": json.dumps(plan.explained),
+        "onnxlrp.output": plan.head.output,
+        "onnxlrp.init": plan.init,
+        "onnxlrp.initial": face.seed.name,
+        **({"onnxlrp.checks": json.dumps(list(rows))} if request.checks else {}),
+    }

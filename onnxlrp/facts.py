@@ -1,0 +1,388 @@
+"""Analyses: what is proved about tensors. Intervals per operator here; activity, batch axis and head per graph.
+
+Nothing is assumed that is not proved: an operator without a row has an unbounded result.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .constants import constants_of
+from .errors import CompositeError, UnsupportedOp
+from .graph import depends
+
+if TYPE_CHECKING:
+    from .groups import Unit
+
+__all__ = ["INERT", "Facts", "Interval", "analyse", "interval", "scaled_inputs"]
+
+INF = float("inf")
+
+
+class Interval(NamedTuple):
+    """low <= every element <= high (NaN aside)."""
+
+    low: float = -INF
+    high: float = INF
+
+    @classmethod
+    def of(cls, value: np.ndarray) -> Interval:
+        """Range of a constant."""
+        if value.size == 0 or value.dtype.kind not in "fiub":
+            return cls()
+        low, high = float(value.min()), float(value.max())
+        return cls() if np.isnan(low) or np.isnan(high) else cls(low, high)
+
+    @property
+    def sign(self) -> Interval:
+        """What survives rounding: non-negative, non-positive, or nothing."""
+        return Interval(0.0 if self.low >= 0 else -INF, 0.0 if self.high <= 0 else INF)
+
+    def union(self, other: Interval) -> Interval:
+        return Interval(min(self.low, other.low), max(self.high, other.high))
+
+    def plus(self, other: Interval) -> Interval:
+        return Interval(self.low if other.low >= 0 else -INF, self.high if other.high <= 0 else INF).sign
+
+    def times(self, other: Interval) -> Interval:
+        a, b = self.sign, other.sign
+        if (a.low == 0 and b.low == 0) or (a.high == 0 and b.high == 0):
+            return Interval(0.0, INF)
+        return Interval(-INF, 0.0) if (a.low == 0 and b.high == 0) or (a.high == 0 and b.low == 0) else Interval()
+
+
+class Ranged(Protocol):
+    """Anything with a range and, when constant, a value."""
+
+    span: Interval
+    value: np.ndarray | None
+
+
+Rule = Callable[[Sequence[Any], Mapping[str, Any]], Interval]
+
+
+def _keep(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    return xs[0].span
+
+
+def _sign(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    return xs[0].span.sign
+
+
+def _union(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    out = xs[0].span
+    for x in xs[1:]:
+        out = out.union(x.span)
+    return out
+
+
+def _sum(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    out = xs[0].span.sign
+    for x in xs[1:]:
+        out = out.plus(x.span.sign)
+    return out
+
+
+def _product(xs: Sequence[Any], _: Mapping[str, Any]) -> Interval:
+    if len(xs) == 2 and xs[0] is xs[1]:
+        return Interval(0.0, INF)
+    out: Interval = xs[0].span.times(xs[1].span)
+    return out
+
+
+def _affine(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    out = xs[0].span.times(xs[1].span)
+    return out.plus(xs[2].span.sign) if len(xs) > 2 else out
+
+
+def _gemm(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
+    return _affine(xs, attrs) if attrs.get("alpha", 1.0) > 0 and attrs.get("beta", 1.0) >= 0 else Interval()
+
+
+def _fixed(low: float, high: float) -> Rule:
+    return lambda xs, attrs: Interval(low, high)
+
+
+def _clip(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    low, high = xs[0].span
+    if len(xs) > 1 and xs[1].value is not None and xs[1].value.ndim == 0:
+        low = max(low, float(xs[1].value))
+        high = max(high, float(xs[1].value))
+    if len(xs) > 2 and xs[2].value is not None and xs[2].value.ndim == 0:
+        high, low = min(high, float(xs[2].value)), min(low, float(xs[2].value))
+    return Interval(low, high)
+
+
+def _pad(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
+    if attrs.get("mode", "constant") != "constant":
+        return xs[0].span
+    return xs[0].span.union(xs[2].span if len(xs) > 2 else Interval(0.0, 0.0))
+
+
+def _pow(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    n = xs[1].value
+    even = n is not None and n.size == 1 and float(n.ravel()[0]) % 2 == 0
+    return Interval(0.0, INF) if even or xs[0].span.low >= 0 else Interval()
+
+
+def _leaky(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
+    return xs[0].span.sign if attrs.get("alpha", 0.01) >= 0 else Interval()
+
+
+def _resize(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
+    return xs[0].span.sign if attrs.get("mode", "nearest") in ("nearest", "linear") else Interval()
+
+
+def _abs(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
+    low, high = xs[0].span
+    return Interval(max(0.0, low, -high), max(-low, high))
+
+
+# operator -> range of the first output from the ranges of the inputs; bounds survive exact operators, signs survive rounding
+INTERVALS: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather GatherElements GatherND "
+    "Expand Tile MaxPool GlobalMaxPool ReduceMax ReduceMin DepthToSpace SpaceToDepth Compress "
+    "ReverseSequence TopK").split(), _keep),
+    **dict.fromkeys("AveragePool GlobalAveragePool ReduceMean ReduceSum CumSum Cast LRN Swish".split(), _sign),
+    **dict.fromkeys("Tanh Softsign Erf Atan Sinh Asinh".split(), _sign),
+    **dict.fromkeys(["Concat", "Max", "Min", "Trilu"], _union),
+    **dict.fromkeys(["Add", "Sum", "Mean"], _sum),
+    **dict.fromkeys(["Mul", "Div"], _product),
+    **dict.fromkeys(["Conv", "ConvTranspose", "MatMul"], _affine),
+    **dict.fromkeys("Exp Sqrt Softplus ReduceL1 ReduceL2 ReduceSumSquare LpPool GlobalLpPool".split(), _fixed(0.0, INF)),
+    **dict.fromkeys(["Sigmoid", "HardSigmoid", "Softmax", "Hardmax"], _fixed(0.0, 1.0)),
+    "Relu": lambda xs, _: Interval(max(0.0, xs[0].span.low), max(0.0, xs[0].span.high)),
+    "Neg": lambda xs, _: Interval(-xs[0].span.high, -xs[0].span.low),
+    "Sub": lambda xs, _: xs[0].span.sign.plus(Interval(-xs[1].span.high, -xs[1].span.low).sign),
+    "Where": lambda xs, _: xs[1].span.union(xs[2].span),
+    "Gemm": _gemm, "Clip": _clip, "Pad": _pad, "Pow": _pow, "LeakyRelu": _leaky, "Resize": _resize, "Abs": _abs,
+}  # fmt: skip
+
+
+def interval(op: str, attrs: Mapping[str, Any], xs: Sequence[Ranged]) -> Interval:
+    """Proved range of a node's first output."""
+    return INTERVALS[op](xs, attrs) if op in INTERVALS and xs else Interval()
+
+
+# ---------------------------------------------------------------------------------------------------- analyses of a graph
+
+LOOK_THROUGH = frozenset("Transpose Reshape Cast Squeeze Unsqueeze Identity Flatten".split())
+
+
+def scaled_inputs(graph: gs.Graph, names: Collection[str]) -> set[str]:
+    """Tensors that are an explained graph input shifted and scaled by constants (INPUT SCALING), the inputs included."""
+    fixed = constants_of(graph)
+    scaled = {t.name for t in graph.inputs} & set(names)
+    for node in graph.nodes:
+        hits = [i for i, t in enumerate(node.inputs) if t.name in scaled]
+        if node.op in LOOK_THROUGH and hits == [0]:
+            scaled.add(node.outputs[0].name)
+        elif node.op in ("Add", "Sub", "Mul", "Div") and len(hits) == 1:
+            other = node.inputs[1 - hits[0]]
+            by_any = node.op == "Mul" or (node.op in ("Sub", "Div") and hits == [0])
+            along = [d for d in (other.shape or ()) if d != 1]
+            if other.name in fixed and (by_any or (node.op == "Add" and len(along) <= 1)):
+                scaled.add(node.outputs[0].name)
+        elif node.op == "BatchNormalization" and hits == [0]:
+            scaled.add(node.outputs[0].name)  # the same shift and scale in one operator; its own kind passes it too
+    return scaled
+
+
+# nothing flows through these: shapes, comparisons, logic, integers, random numbers
+INERT = frozenset(
+    [
+        "Shape",
+        "Size",
+        "ArgMax",
+        "ArgMin",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Not",
+        "And",
+        "Or",
+        "Xor",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseNot",
+        "BitwiseXor",
+        "NonZero",
+        "IsNaN",
+        "IsInf",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Constant",
+        "ConstantOfShape",
+        "Range",
+        "EyeLike",
+        "OneHot",
+        "Sign",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Unique",
+        "NonMaxSuppression",
+    ]
+)
+INDEX_MOVES = frozenset(
+    [
+        "Cast",
+        "Identity",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+        "Split",
+        "Gather",
+        "Concat",
+        "Transpose",
+        "Expand",
+        "Tile",
+        "Add",
+        "Sub",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a model with a chosen head and chosen explained tensors.
+
+    path: units that carry relevance, in order. active: tensors that the explained ones reach through float operators.
+    scaled: see scaled_inputs. batch: axis that the model's batch axis has become, per tensor.
+    """
+
+    explained: tuple[str, ...]
+    path: tuple[Unit, ...]
+    active: frozenset[str]
+    scaled: frozenset[str]
+    batch: Mapping[str, int]
+
+
+def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence[str] | None) -> Facts:
+    """Raises UnsupportedOp when nothing that could be explained reaches the head, CompositeError for unknown names."""
+    tensors = {t.name for u in graph.nodes for t in (*u.inputs, *u.outputs)} | {t.name for t in graph.inputs}
+    if explain is not None:
+        for name in explain:
+            if name not in tensors:
+                near = difflib.get_close_matches(name, tensors, 3)
+                raise CompositeError(f"explain: no tensor is called '{name}'; near are {', '.join(near) or 'none'}")
+        candidates = list(explain)
+    else:
+        candidates = [t.name for t in graph.inputs if is_float(t)] + embeddings(graph)
+    explained = tuple(c for c in candidates if head in reach(units, [c]))
+    if not explained or (explain is not None and len(explained) < len(candidates)):
+        lost = [c for c in candidates if c not in explained]
+        names = ", ".join(f"'{n}'" for n in lost) or "any float input or embedding"
+        raise UnsupportedOp(
+            f"output '{head}' does not depend on {names} through operators that carry relevance{dead_end(units, lost, head)}; "
+            "name another output (output=) or another tensor to explain (explain=)"
+        )
+    active = reach(units, explained)
+    needed, path = {head}, []
+    for unit in reversed(units):
+        used = active.intersection(depends(unit))
+        if used and any(t.name in needed and t.name in active for t in unit.outputs):
+            path.append(unit)
+            needed |= used
+    path = [u for u in path if not set(explained) >= {t.name for t in u.outputs if t.name in active}]
+    return Facts(
+        explained, tuple(reversed(path)), frozenset(active), frozenset(scaled_inputs(graph, explained)), batch_axes(graph)
+    )
+
+
+def dead_end(units: Sequence[Unit], names: Sequence[str], head: str) -> str:
+    """The node at which the way from the explained tensors to the head ends, for an error message."""
+    active, leads = reach(units, names), {head}
+    end = None
+    for unit in reversed(units):
+        if any(t.name in leads for t in unit.outputs):
+            leads |= set(depends(unit))
+            if any(n in active for n in depends(unit)) and not any(t.name in active for t in unit.outputs):
+                end = unit
+    return f": it ends at node '{end.name}' ({end.op})" if end is not None else ""
+
+
+def is_float(t: gs.Tensor) -> bool:
+    """float16, float32 or float64; an unknown type counts, so that nothing is lost silently."""
+    try:
+        return t.dtype is None or np.dtype(t.dtype).kind == "f"
+    except TypeError:
+        return True
+
+
+def reach(units: Sequence[Unit], names: Sequence[str]) -> set[str]:
+    """Tensors that these reach through operators that carry relevance."""
+    active = set(names)
+    for unit in units:
+        if unit.op not in INERT and any(name in active for name in depends(unit)):
+            active |= {t.name for t in unit.outputs if t.name and is_float(t)}
+    return active
+
+
+def embeddings(graph: gs.Graph) -> list[str]:
+    """Outputs of Gathers that look an integer input up in a constant table."""
+    fixed = constants_of(graph)
+    index = {t.name for t in graph.inputs if not is_float(t)}
+    out = []
+    for node in graph.nodes:
+        if node.op == "Gather" and node.inputs[0].name in fixed and node.inputs[1].name in index and is_float(node.outputs[0]):
+            out.append(node.outputs[0].name)
+        elif node.op in INDEX_MOVES and any(t.name in index for t in node.inputs):
+            index |= {t.name for t in node.outputs if not is_float(t)}
+    return out
+
+
+def batch_axes(graph: gs.Graph) -> dict[str, int]:
+    """Axis of each tensor that is the model's batch axis: axis 0 of the inputs, traced as far as it can be."""
+    axes = {t.name: 0 for t in graph.inputs if t.shape}
+    for node in graph.nodes:
+        source = next((t for t in node.inputs if t.name in axes), None)
+        if source is None or source.shape is None:
+            continue
+        for t in node.outputs:
+            axis = _batch_after(node, source, axes[source.name], t)
+            if axis is not None and t.name:
+                axes[t.name] = axis
+    return axes
+
+
+def _batch_after(node: gs.Node, x: gs.Tensor, axis: int, y: gs.Tensor) -> int | None:
+    if y.shape is None or x.shape is None:
+        return None
+    rank = len(x.shape)
+    if node.op == "Transpose":
+        return list(node.attrs.get("perm") or range(rank)[::-1]).index(axis)
+    if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        before = [d for d in x.shape[:axis] if d != 1]
+        for a, size in enumerate(y.shape):
+            ahead = [d for d in y.shape[:a] if d != 1]
+            if size == x.shape[axis] and ahead == before:
+                return a
+        # (b, …) -> (b?, …): the batch axis stays in front when the rest keeps its number of elements
+        rest_x, rest_y = x.shape[1:], y.shape[1:]
+        fixed = all(isinstance(d, int) for d in (*rest_x, *rest_y))
+        return 0 if axis == 0 and fixed and rest_y and np.prod(rest_x) == np.prod(rest_y) else None
+    if node.op.startswith(("Reduce", "Arg")) and len(y.shape) < rank:
+        given = node.inputs[1].values.tolist() if len(node.inputs) > 1 and hasattr(node.inputs[1], "values") else None
+        gone = [int(a) % rank for a in given or ()]
+        return None if given is None or axis in gone else axis - sum(a < axis for a in gone)
+    if node.op in ("Gather", "MatMul", "Gemm", "Shape", "Size"):
+        return axis if node.op in ("MatMul", "Gemm") and axis < len(y.shape) - 1 else None
+    grown = len(y.shape) - rank
+    return axis + grown if 0 <= axis + grown < len(y.shape) and y.shape[axis + grown] == x.shape[axis] else None

@@ -1,0 +1,323 @@
+"""The file format: `load` (any model to a sorted opset-18 `gs.Graph`) and `save` (graph to ModelProto, atomically to disk).
+
+onnx-graphsurgeon drops `metadata_props` and sorts recursively; both are handled here, so that no other module knows.
+"""
+
+from __future__ import annotations
+
+import ast
+import heapq
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import inliner, shape_inference, version_converter
+
+from .errors import InputError, InvalidModel, UnsupportedOp
+from .expand import expand
+
+__all__ = ["OPSET", "Source", "captured", "depends", "infer_shapes", "load", "read", "save", "scope_of", "sort", "to_proto"]
+
+OPSET = 18
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+SCOPES = "pkg.torch.onnx.name_scopes"
+PRIVATE = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")  # carry paths and source lines of other people
+LIMIT = 2**31 - 2**20  # protobuf messages end at 2 GB; leave room for the graph itself
+
+ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+
+@dataclass
+class Source:
+    """A loaded model: its graph, and what graphsurgeon would lose (node metadata, keyed by a node's first output)."""
+
+    graph: gs.Graph
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def scope(self, node: Any) -> str:
+        """Module path that torch's newer exporter recorded for a node, or an empty string."""
+        return scope_of(self.metadata.get(node.outputs[0].name, {})) if node.outputs else ""
+
+
+def scope_of(metadata: Mapping[str, str]) -> str:
+    """`["", "encoder", "encoder.0", "relu"]` -> `encoder.0`: the last entry names the call, not a module."""
+    try:
+        scopes = [str(s) for s in ast.literal_eval(metadata.get(SCOPES, "[]"))]
+    except (ValueError, SyntaxError):
+        return ""
+    return scopes[-2] if len(scopes) > 1 else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------- load
+
+
+def read(source: ModelSource) -> onnx.ModelProto:
+    """A path, bytes or a ModelProto to a ModelProto of our own. Raises InvalidModel."""
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy
+    name = "the model" if isinstance(source, bytes) else str(source)
+    try:
+        if isinstance(source, bytes):
+            model = onnx.load_model_from_string(source)
+        else:
+            model = onnx.load(os.fspath(source), load_external_data=True)
+    except FileNotFoundError as error:
+        missing = "no such file" if not Path(str(source)).exists() else f"its external data is missing ({error.filename})"
+        raise InvalidModel(f"{name}: {missing}") from error
+    except IsADirectoryError as error:
+        raise InvalidModel(f"{name} is a folder; give the .onnx file in it") from error
+    except Exception as error:
+        raise InvalidModel(f"{name} is not a complete ONNX file (truncated, or another format): {one_line(error)}") from error
+    if not model.graph.node and not model.graph.output:
+        raise InvalidModel(f"{name} is not an ONNX model: it has no nodes and no outputs")
+    return model
+
+
+def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | None = None) -> Source:
+    """Any ONNX model as a checked, inlined, topologically sorted opset-18 graph with inferred shapes.
+
+    input_shapes: replaces (symbolic) input shapes, {input: shape}. Raises InvalidModel, UnsupportedOp, InputError.
+    """
+    model = read(source)
+    for node in model.graph.node:
+        if node.domain == "com.microsoft.nchwc":
+            raise UnsupportedOp(
+                f"node '{node.name}' ({node.op_type}): the file was optimised by onnxruntime at level ALL for one processor; "
+                "save it again at level BASIC or bring the original export"
+            )
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    if input_shapes:
+        _set_input_shapes(model, input_shapes)
+    _drop_initializer_inputs(model)
+    sort_proto(model.graph)
+    metadata = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in model.graph.node if n.output}
+    model = infer_shapes(_to_opset(model))
+    if model.ByteSize() < LIMIT:
+        try:
+            onnx.checker.check_model(model)
+        except Exception as error:
+            # a newer operator is expanded below or refused by its node's name; an output's shape may be unknown
+            if not any(known in str(error) for known in ("No Op registered for", "'shape' of 'type'")):
+                raise InvalidModel(f"the model does not pass onnx.checker: {one_line(error)}") from error
+    graph = gs.import_onnx(model)
+    for index, node in enumerate(graph.nodes):
+        node.name = node.name or f"{node.op}_{index}"
+    _unique_node_names(graph)
+    expand(graph)
+    return Source(graph, metadata)
+
+
+def _set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    inputs = {i.name: i for i in model.graph.input}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise InputError(f"input_shapes names '{name}', which is not an input; inputs are {', '.join(inputs)}")
+        dims = inputs[name].type.tensor_type.shape
+        if len(dims.dim) not in (0, len(shape)):
+            raise InputError(f"input_shapes gives '{name}' {len(shape)} axes, the model declares {len(dims.dim)}")
+        del dims.dim[:]
+        for size in shape:
+            dims.dim.add(**({"dim_value": size} if isinstance(size, int) else {"dim_param": str(size)}))
+    del model.graph.value_info[:]  # recorded with the old shapes
+
+
+def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
+    """IR 3 lists every initializer among the inputs; they are constants for us and must not become explained inputs."""
+    constants = {t.name for t in model.graph.initializer}
+    kept = [i for i in model.graph.input if i.name not in constants]
+    if len(kept) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 8)
+
+
+def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Up with the converter, down by lowering the declared opset (the converter does not go down)."""
+    versions = {("" if o.domain == "ai.onnx" else o.domain): o for o in model.opset_import}
+    opset = versions.get("")
+    if opset is None:
+        model.opset_import.add(domain="", version=OPSET)
+        return model
+    if opset.version < OPSET:
+        try:
+            return version_converter.convert_version(model, OPSET)
+        except Exception as error:
+            text = f"opset {opset.version} could not be brought to opset {OPSET}: {one_line(error)}"
+            raise InvalidModel(text) from error
+    if opset.version > OPSET:
+        opset.version = OPSET
+        for node in model.graph.node:
+            _lower(node)
+    return model
+
+
+def _lower(node: onnx.NodeProto) -> None:
+    """Drop attributes that opset 18 does not know where they hold a value that changes nothing there."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, ""):
+        return
+    try:
+        known = onnx.defs.get_schema(node.op_type, OPSET).attributes
+    except onnx.defs.SchemaError:
+        return  # newer operator: expanded or refused by name later
+    for attribute in [a for a in node.attribute if a.name not in known]:
+        harmless = {"saturate": True, "keep_aspect_ratio_policy": attribute.s == b"stretch"}
+        one = attribute.name == "dilations" and all(d == 1 for d in attribute.ints)
+        if not (harmless.get(attribute.name) or one or node.op_type == "Cast"):
+            raise UnsupportedOp(
+                f"node '{node.name}' ({node.op_type}): attribute {attribute.name} does not exist in opset {OPSET}"
+            )
+        node.attribute.remove(attribute)
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes of all tensors where inference knows them; a failure is no error (runs need no shapes, readings ask for ranks).
+
+    What the file records is used only where inference finds nothing: some exporters record wrong shapes.
+    """
+    if model.ByteSize() >= LIMIT:
+        return model
+    recorded = {v.name: v for v in model.graph.value_info}
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    try:
+        bare = shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception:
+        return model
+    known = {v.name for v in bare.graph.value_info}
+    bare.graph.value_info.extend(v for name, v in recorded.items() if name not in known)
+    return bare
+
+
+def one_line(error: Exception) -> str:
+    """First line of a foreign error message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+# ---------------------------------------------------------------------------------------------------------------- sort
+
+
+def depends(node: gs.Node) -> Iterator[str]:
+    """Names a node reads: its inputs, and what its subgraphs capture from outside."""
+    yield from (t.name for t in node.inputs if t.name)
+    yield from captured(node)
+
+
+def captured(node: gs.Node) -> set[str]:
+    """Names that a node's subgraphs take from the surrounding graph."""
+    names: set[str] = set()
+    for body in (v for v in node.attrs.values() if isinstance(v, gs.Graph)):
+        own = {t.name for t in body.inputs} | {t.name for n in body.nodes for t in n.outputs}
+        read = {name for n in body.nodes for name in depends(n)} | {t.name for t in body.outputs}
+        names |= {n for n in read - own if n}
+    return names
+
+
+def sort(nodes: list[gs.Node]) -> list[gs.Node]:
+    """Stable topological order, without recursion. Raises InvalidModel on a cycle."""
+    return [nodes[i] for i in _order([[t.name for t in n.outputs] for n in nodes], [list(depends(n)) for n in nodes])]
+
+
+def sort_proto(graph: onnx.GraphProto) -> None:
+    """`sort` for a GraphProto, in place."""
+
+    def reads(node: onnx.NodeProto) -> Iterator[str]:
+        yield from node.input
+        for a in node.attribute:
+            for body in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
+                own = {i.name for i in body.input} | {o for n in body.node for o in n.output}
+                yield from (x for n in body.node for x in reads(n) if x not in own)
+                yield from (o.name for o in body.output if o.name not in own)
+
+    nodes = list(graph.node)
+    order = _order([list(n.output) for n in nodes], [list(reads(n)) for n in nodes])
+    if order != list(range(len(nodes))):
+        del graph.node[:]
+        graph.node.extend(nodes[i] for i in order)
+
+
+def _order(writes: list[list[str]], reads: list[list[str]]) -> list[int]:
+    producer = {name: i for i, names in enumerate(writes) for name in names if name}
+    waiting, users = [0] * len(writes), [[] for _ in writes]  # type: list[int], list[list[int]]
+    for i, names in enumerate(reads):
+        for p in {producer[n] for n in names if n in producer}:
+            users[p].append(i)
+            waiting[i] += 1
+    ready = [i for i, count in enumerate(waiting) if count == 0]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        order.append(i := heapq.heappop(ready))
+        for user in users[i]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, user)
+    if len(order) < len(writes):
+        stuck = next(i for i, count in enumerate(waiting) if count)
+        raise InvalidModel(f"the graph has a cycle through the node that computes '{writes[stuck][0]}'")
+    return order
+
+
+def _unique_node_names(graph: gs.Graph) -> None:
+    seen: set[str] = set()
+    for node in graph.nodes:
+        base, count = node.name, 1
+        while node.name in seen:
+            node.name, count = f"{base}_{count}", count + 1
+        seen.add(node.name)
+
+
+# ---------------------------------------------------------------------------------------------------------------- save
+
+
+def to_proto(
+    graph: gs.Graph,
+    metadata: Mapping[str, Mapping[str, str]],
+    props: Mapping[str, str],
+    defaults: Mapping[str, np.ndarray] | None = None,
+) -> onnx.ModelProto:
+    """The finished graph as a checked ModelProto.
+
+    metadata: per first output, what the source said about that node. props: model metadata.
+    defaults: graph inputs that get an initializer of the same name, so that a caller may leave them out.
+    """
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = 8
+    for node in model.graph.node:
+        for key, value in metadata.get(node.output[0], {}).items() if node.output else ():
+            if key not in PRIVATE:
+                node.metadata_props.add(key=key, value=value)
+                model.ir_version = 10  # the first that knows node metadata
+    for name, default in (defaults or {}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
+    for key, value in props.items():
+        model.metadata_props.add(key=key, value=value)
+    if model.ByteSize() < LIMIT:
+        onnx.checker.check_model(model)
+    return model
+
+
+def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write a model so that `path` is either complete or untouched; over 2 GB the weights go to `path`.data."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        file = Path(folder) / target.name
+        if model.ByteSize() < LIMIT:
+            onnx.save(model, file)
+        else:
+            data = f"{target.name}.data"
+            onnx.save(model, file, save_as_external_data=True, location=data, size_threshold=1024)
+            os.replace(Path(folder) / data, target.parent / data)
+        os.replace(file, target)

@@ -1,0 +1,162 @@
+"""Patterns that are read as one operator: a group changes no node, it only says how several are explained together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .constants import constants_of, only_user, producer
+from .folds import mul_add, varies
+from .normalize import FAKE_QUANT
+
+__all__ = ["Group", "Unit", "units"]
+
+
+@dataclass(eq=False)
+class Group:
+    """Several nodes explained as one operator; looks like a node to the readings."""
+
+    op: str
+    name: str
+    inputs: list[gs.Tensor]
+    outputs: list[gs.Tensor]
+    members: list[gs.Node]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    domain: str | None = None
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether its derivative is that of its members, node by node."""
+        return self.op not in ("MatMul", "Affine", "QuantizeDequantize")
+
+
+class Unit(Protocol):
+    """What is explained as one operator: a node, or a group."""
+
+    op: str
+    name: str
+    inputs: list[gs.Tensor]
+    outputs: list[gs.Tensor]
+    attrs: dict[str, Any]
+    domain: str | None
+
+
+def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
+    """The model as what is explained: its nodes, with groups in the place of their last member."""
+    fixed = constants_of(graph)
+    order = {id(n): i for i, n in enumerate(graph.nodes)}
+    sinks: dict[int, Group] = {}
+    members: set[int] = set()
+    for find in (quantize, gate, biased_matmul, affine):
+        for node in graph.nodes:
+            if id(node) in members:
+                continue
+            group = find(node, kept, fixed, order)
+            if group is not None and not members & {id(m) for m in group.members}:
+                sinks[id(node)] = group
+                members |= {id(m) for m in group.members}
+    out: list[Unit] = []
+    for node in graph.nodes:
+        if id(node) in sinks:
+            out.append(sinks[id(node)])
+        elif id(node) not in members:
+            out.append(node)
+    return out
+
+
+ELEMENTWISE = frozenset(
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Erf",
+        "Tanh",
+        "Sigmoid",
+        "HardSigmoid",
+        "Softplus",
+        "Exp",
+        "Log",
+        "Clip",
+        "Relu",
+        "Pow",
+        "Sqrt",
+        "Reciprocal",
+        "Neg",
+        "Min",
+        "Max",
+        "Identity",
+    ]
+)
+GATES = {"Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu", "Sigmoid": "Swish", "HardSigmoid": "HardSwish",
+         "Clip": "HardSwish", "Relu": "HardSwish", "Min": "HardSwish"}  # fmt: skip
+
+
+def gate(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """x · g(x) with g element-wise (GELU, SiLU, HardSwish, Mish however they are spelled) is one activation of x."""
+    if node.op != "Mul" or any(t.name in fixed for t in node.inputs):
+        return None
+    region = [node]
+    sources = {t.name: t for t in node.inputs}
+    while len(sources) > 1:
+        # take the latest source apart: when only one is left, the whole region is a function of that one
+        t = max(sources.values(), key=lambda t: order[id(t.inputs[0])] if t.inputs else -1)
+        part = producer(t)
+        inside = {id(m) for m in region}
+        if part is None or part.op not in ELEMENTWISE or t.name in kept or not {id(n) for n in t.outputs} <= inside:
+            return None
+        if not all(_scalar(x) for x in part.inputs if x.name in fixed):
+            return None
+        region.append(part)
+        del sources[t.name]
+        sources |= {x.name: x for x in part.inputs if x.name and x.name not in fixed}
+        if len(region) > 12:
+            return None
+    kind = next((name for op, name in GATES.items() if any(m.op == op for m in region)), None)
+    return Group(kind, node.name, list(sources.values()), list(node.outputs), region) if kind else None
+
+
+def _scalar(t: gs.Tensor) -> bool:
+    return t.shape is not None and int(np.prod([d if isinstance(d, int) else 2 for d in t.shape])) == 1
+
+
+def biased_matmul(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """MatMul by a constant, then Add of a constant that varies along the output channels: one dense layer."""
+    if node.op != "Add" or node.outputs[0].shape is None:
+        return None
+    for i in (0, 1):
+        y, bias = node.inputs[i], node.inputs[1 - i]
+        product = producer(y)
+        if product is None or product.op != "MatMul" or bias.name not in fixed or y.shape is None or not y.shape:
+            continue
+        rank = len(y.shape)
+        right = product.inputs[1].name in fixed and product.inputs[0].name not in fixed
+        if right and only_user(y, kept) is node and varies(bias, rank, rank - 1) and len(node.outputs[0].shape) == rank:
+            return Group("MatMul", product.name, [*product.inputs, bias], list(node.outputs), [product, node])
+    return None
+
+
+def affine(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """Mul then Add by per-channel constants that folded nowhere: a BatchNormalization in another spelling."""
+    found = mul_add(node, kept, fixed)
+    if found is None:
+        return None
+    x, scale, shift = found
+    mul = next(t.inputs[0] for t in node.inputs if t.inputs and t.inputs[0].op == "Mul" and t.name not in fixed)
+    return Group("Affine", mul.name, [x, scale, shift], list(node.outputs), [mul, node])
+
+
+def quantize(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """What normalize.py makes of QuantizeLinear and DequantizeLinear: x/s, round, +z, clip, -z, ·s is x up to rounding."""
+    if not node.name.endswith(FAKE_QUANT) or node.op != "Mul":
+        return None
+    members, t = [node], node.inputs[0]
+    while t.inputs[0].op != "Div":
+        members.append(t.inputs[0])
+        t = t.inputs[0].inputs[0]
+    members.append(t.inputs[0])
+    return Group("QuantizeDequantize", node.name, [t.inputs[0].inputs[0]], list(node.outputs), members)

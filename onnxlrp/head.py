@@ -1,0 +1,164 @@
+"""Where relevance starts: which tensor is explained, along which axis its classes lie, and the initial relevance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .constants import producer
+from .emit import Emit
+from .errors import CompositeError, UnsupportedOp
+from .facts import is_float
+from .tensor import Tensor, where
+
+__all__ = ["Head", "find_head", "initial_relevance"]
+
+SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
+LABELS = ("ArgMax", "ZipMap")
+TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "ArrayFeatureExtractor", "Gather")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The explained tensor. output: the model output that it stands for; stripped: operators left out at the end."""
+
+    tensor: str
+    output: str
+    rank: int
+    class_axis: int | None
+    why: str
+    stripped: tuple[str, ...] = ()
+
+
+def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> Head:
+    """Output 0 unless named, without a final Softmax, LogSoftmax, Sigmoid, ArgMax, ZipMap or label cast."""
+    names = [o.name for o in graph.outputs]
+    if output is None:
+        output = names[0]
+    tensors = {t.name: t for n in graph.nodes for t in n.outputs}
+    if output not in tensors:
+        raise CompositeError(f"output: no output is called '{output}'; the model has {', '.join(names)}")
+    t, stripped = _strip(graph, tensors[output])
+    if not is_float(t):
+        raise UnsupportedOp(
+            f"output '{output}' is {t.dtype}, and no scores were found behind node '{t.inputs[0].name}' ({t.inputs[0].op}); "
+            f"name another output (output=): {', '.join(names)}"
+        )
+    if t.shape is None:
+        raise UnsupportedOp(f"output '{output}' has an unknown rank; give input_shapes= so that it can be inferred")
+    rank = len(t.shape)
+    if class_axis is not None:
+        if not -rank <= class_axis < rank:
+            raise CompositeError(f"class_axis={class_axis}: '{t.name}' has {rank} axes")
+        return Head(t.name, output, rank, class_axis % rank, "as asked for", stripped)
+    axis = None if rank <= 1 else rank - 1 if rank == 3 else 1
+    why = "rank <= 1: every value" if axis is None else "last axis, rank 3" if rank == 3 else f"axis 1, rank {rank}"
+    return Head(t.name, output, rank, axis, why, stripped)
+
+
+def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]:
+    """The logits behind an output; the output itself when there is nothing to strip."""
+    best, t = out, out
+    stripped: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+    while t.inputs:
+        node = t.inputs[0]
+        if node.op in SQUASHING or node.op in LABELS:
+            t = node.inputs[0]
+            seen = (*seen, node.op)
+            best, stripped = t, seen
+            if node.op in SQUASHING:
+                break
+        elif node.op in TRANSPARENT:
+            # a label picked by its index: follow the index, not the list of labels
+            t = node.inputs[1 if node.op in ("ArrayFeatureExtractor", "Gather") else 0]
+        elif (logit := _binary(node)) is not None:
+            return _two_logits(graph, node, logit), (*seen, "Sigmoid")
+        else:
+            break
+    return best, stripped
+
+
+def _binary(node: gs.Node) -> gs.Tensor | None:
+    """z when the node is Concat(1 - p, p) with p = Sigmoid(z)."""
+    if node.op != "Concat" or len(node.inputs) != 2:
+        return None
+    no, yes = node.inputs
+    minus, sigmoid = producer(no), producer(yes)
+    if minus is None or sigmoid is None or minus.op != "Sub" or sigmoid.op != "Sigmoid" or minus.inputs[1] is not yes:
+        return None
+    one = minus.inputs[0]
+    return sigmoid.inputs[0] if isinstance(one, gs.Constant) and np.all(one.values == 1) else None
+
+
+def _two_logits(graph: gs.Graph, concat: gs.Node, z: gs.Tensor) -> gs.Tensor:
+    """Concat(-z, z): the logits that a binary head stands for."""
+    base, shape = f"{concat.name}/logits", concat.outputs[0].shape
+    minus = gs.Variable(f"{base}/minus", np.float32, z.shape)
+    logits = gs.Variable(base, np.float32, shape)
+    graph.nodes.append(gs.Node("Neg", f"{base}/minus", {}, [z], [minus]))
+    graph.nodes.append(gs.Node("Concat", base, {"axis": concat.attrs["axis"]}, [minus, z], [logits]))
+    return logits
+
+
+def initial_relevance(
+    e: Emit, head: Head, init: str, target: Tensor | None, given: Tensor | None, position: int | tuple[int, ...] | None
+) -> Tensor:
+    """The relevance of the explained tensor: its own value ("logit") or 1 at the target class of each position.
+
+    A target outside [-1, C) is an error on the CPU (Gather refuses it) and NaN elsewhere, never a map of zeros.
+    """
+    y = e.tensors[head.tensor]
+    if given is not None:
+        return given
+    value: Tensor = y if init == "logit" else e.ones_like(y)
+    if head.class_axis is not None:
+        assert target is not None
+        assert y.shape is not None
+        axis, rank = head.class_axis, head.rank
+        classes = y.shape[axis]
+        table_size = e.op("Add", e.dim(y, axis), e.ints(2), shape=(1,), dtype=np.int64)
+        count = e.ints(classes + 2) if isinstance(classes, int) else table_size
+        # row 0 is never asked for: a runtime whose Gather gives 0 out of range is found out by it
+        table = e.arange(count)
+        shifted = e.op("Add", target, e.ints(2), shape=(None,), dtype=np.int64)
+        legal = e.elementwise("Greater", shifted, e.array(0, np.int64), dtype=bool)
+        asked = e.op("Where", legal, shifted, e.array(np.iinfo(np.int32).max, np.int64), shape=(None,), dtype=np.int64)
+        row = e.op("Gather", table, asked, shape=(None,), dtype=np.int64, axis=0)
+        row = e.reshape(row, -1, *[1] * (rank - 1), shape=(None, *[1] * (rank - 1)))
+        wrong = e.elementwise("Equal", row, e.array(0, np.int64), dtype=bool)
+        best = e.op("ArgMax", y, shape=(*y.shape[:axis], 1, *y.shape[axis + 1 :]), dtype=np.int64, axis=axis, keepdims=1)
+        default = e.elementwise("Equal", row, e.array(1, np.int64), dtype=bool)
+        chosen = e.elementwise("Where", default, best, e.elementwise("Sub", row, e.array(2, np.int64)), dtype=np.int64)
+        hit = e.elementwise("Equal", along(e, e.arange(e.dim(y, axis), classes), axis, rank), chosen, dtype=bool)
+        value = where(wrong, float("nan"), where(hit, value, 0.0))
+        value.shape = y.shape
+    return value if position is None else _at(e, value, head, position)
+
+
+def _at(e: Emit, r: Tensor, head: Head, position: int | tuple[int, ...]) -> Tensor:
+    """r at one position, 0 at the others; the axes are all but the batch and the class axis."""
+    axes = [a for a in range(head.rank) if a not in (0, head.class_axis)]
+    index = (position,) if isinstance(position, int) else tuple(position)
+    if len(index) != len(axes):
+        raise CompositeError(
+            f"position={position!r}: '{head.tensor}' has {len(axes)} position axes {axes}; give one index each"
+        )
+    for axis, i in zip(axes, index, strict=True):
+        size = r.shape[axis] if r.shape is not None else None
+        if isinstance(size, int) and not -size <= i < size:
+            raise CompositeError(f"position={position!r}: axis {axis} of '{head.tensor}' has {size} positions")
+        every = e.arange(e.dim(r, axis), size)
+        at = e.ints(i) if i >= 0 else e.op("Add", e.dim(r, axis), e.ints(i), shape=(1,), dtype=np.int64)
+        hit = e.elementwise("Equal", every, at, dtype=bool)
+        r = where(along(e, hit, axis, head.rank), r, 0.0)
+    return r
+
+
+def along(e: Emit, line: Tensor, axis: int, rank: int) -> Tensor:
+    """A vector laid along one axis of a tensor of that rank."""
+    size = line.shape[0] if line.shape is not None else None
+    rest = rank - axis - 1
+    return e.reshape(line, *[1] * axis, -1, *[1] * rest, shape=(*[1] * axis, size, *[1] * rest))

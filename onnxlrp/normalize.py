@@ -1,0 +1,212 @@
+"""Forward-preserving rewrites: the same outputs (up to rounding) in fewer spellings. One function per rewrite.
+
+What only needs another *reading* (GELU spelled out, MatMul + bias) is grouped in groups.py and not rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .constants import Maker, constants_of, finish, fold_constants, only_user, producer, widen
+from .errors import UnsupportedOp
+from .folds import fold_back, fold_forward
+from .graph import Source
+
+__all__ = ["FAKE_QUANT", "normalize"]
+
+FAKE_QUANT = "/fake_quantize"
+WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+
+
+def normalize(source: Source, keep: Collection[str] = (), canonize: bool = True) -> None:
+    """Apply the rewrites, in place. keep: tensors that the caller wants to see, which no fold may remove.
+
+    canonize=False leaves out what changes the layers (folds); what the readings rely on is always done.
+    """
+    graph = source.graph
+    widen(source)
+    fold_constants(source)
+    kept = {*keep, *(o.name for o in graph.outputs)}
+    folds = (merge_pad, fold_back, fold_forward) if canonize else ()
+    for rewrite in (simplify_gemm, resolve_auto_pad, *folds, write_out_quantization):
+        rewrite(graph, kept)
+        finish(source)
+
+
+def write_out_quantization(graph: gs.Graph, kept: Collection[str]) -> None:
+    """QuantizeLinear, DequantizeLinear as float arithmetic, clip(round(x/s) + z) - z) · s, with the same rounding.
+
+    The runtime would otherwise fuse some of the pairs into integer kernels and not those that the backward part also
+    reads, so that the outputs differed from the model's by a quantisation step.
+    """
+    fixed = constants_of(graph)
+    for node in [n for n in graph.nodes if n.op == "DequantizeLinear"]:
+        before = producer(node.inputs[0])
+        if before is None or before.op != "QuantizeLinear" or before.inputs[0].name in fixed:
+            continue
+        code = node.inputs[0]
+        limits = np.iinfo(code.dtype) if code.dtype is not None and np.dtype(code.dtype).kind in "iu" else np.iinfo(np.uint8)
+        base, rank = f"{node.name}{FAKE_QUANT}", len(before.inputs[0].shape or ())
+
+        if not all(isinstance(t, gs.Constant) for n in (node, before) for t in n.inputs[1:]):
+            continue
+        scale, zero, unscale, unzero = (
+            _parameter(n, k, base, rank) for n, k in ((before, 1), (before, 2), (node, 1), (node, 2))
+        )
+        steps = [("Div", scale), ("Round", None), ("Add", zero), ("Clip", limits), ("Sub", unzero), ("Mul", unscale)]
+        t, out = before.inputs[0], node.outputs[0]
+        node.outputs.clear()
+        node.inputs.clear()
+        for op, operand in steps:
+            bounds = [gs.Constant(f"{base}/{op}_{k}", np.asarray(getattr(limits, k), np.float32)) for k in ("min", "max")]
+            others = bounds if op == "Clip" else [] if operand is None else [operand]
+            y = out if op == "Mul" else gs.Variable(f"{base}/{op}", np.float32, out.shape)
+            graph.nodes.append(gs.Node(op, base if op == "Mul" else f"{base}/{op}", {}, [t, *others], [y]))
+            t = y
+
+
+def _parameter(owner: gs.Node, index: int, base: str, rank: int) -> gs.Constant:
+    """Scale or zero point as float32, laid out against x."""
+    t = owner.inputs[index] if len(owner.inputs) > index else None
+    value = np.asarray(t.values, np.float32) if isinstance(t, gs.Constant) else np.zeros((), np.float32)
+    behind = rank - owner.attrs.get("axis", 1) % max(rank, 1) - 1
+    return gs.Constant(f"{base}/{owner.op}{index}", value.reshape(-1, *[1] * behind) if value.size > 1 else value.reshape(()))
+
+
+def simplify_gemm(graph: gs.Graph, kept: Collection[str]) -> None:
+    """alpha and beta into the constants; a Gemm whose weight is not constant, or A transposed, becomes MatMul and Add."""
+    fixed = constants_of(graph)
+    for node in [n for n in graph.nodes if n.op == "Gemm"]:
+        make = Maker(graph, node.name)
+        a, b = node.inputs[0], node.inputs[1]
+        c = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+        alpha, beta = (node.attrs.pop(k, 1.0) for k in ("alpha", "beta"))
+        simple = not node.attrs.get("transA", 0) and b.name in fixed and (c is None or c.name in fixed)
+        if c is not None and beta != 1:
+            c = make.op("Mul", c, make.constant(np.float32(beta)))
+        if simple:
+            if alpha != 1:
+                b = make.op("Mul", b, make.constant(np.float32(alpha)))
+            node.attrs.pop("transA", None)
+            node.inputs = [a, b] if c is None else [a, b, c]
+            continue
+        if node.attrs.pop("transA", 0):
+            a = make.op("Transpose", a, perm=[1, 0])
+        if node.attrs.pop("transB", 0):
+            b = make.op("Transpose", b, perm=[1, 0])
+        if alpha != 1:
+            b = make.op("Mul", b, make.constant(np.float32(alpha)))
+        node.attrs.clear()
+        node.op = "MatMul"
+        node.inputs = [a, b]
+        if c is not None:
+            out, inner = node.outputs[0], gs.Variable(f"{node.name}/product", node.outputs[0].dtype, node.outputs[0].shape)
+            node.outputs[0] = inner
+            graph.nodes.append(gs.Node("Add", f"{node.name}/bias", {}, [inner, c], [out]))
+
+
+def resolve_auto_pad(graph: gs.Graph, kept: Collection[str]) -> None:
+    """auto_pad and output_shape become pads; where the size is only known at run time, a Pad node before a Conv."""
+    for node in [n for n in graph.nodes if n.op in WINDOWED]:
+        mode = node.attrs.pop("auto_pad", "NOTSET")
+        wanted = node.attrs.pop("output_shape", None)
+        if mode in ("NOTSET", "") and wanted is None:
+            continue
+        x = node.inputs[0]
+        kernel = node.attrs.get("kernel_shape") or [int(d) for d in node.inputs[1].shape[2:]]
+        n = len(kernel)
+        strides, gaps = node.attrs.get("strides", [1] * n), node.attrs.get("dilations", [1] * n)
+        extent = [(k - 1) * d + 1 for k, d in zip(kernel, gaps, strict=True)]
+        sizes: list[Any] = list(x.shape[2:]) if x.shape is not None else [None] * n
+        if mode == "VALID":
+            node.attrs["pads"] = [0] * 2 * n
+            continue
+        if node.op == "ConvTranspose":
+            _pads_of_transpose(node, mode, wanted, sizes, strides, extent)
+        elif all(isinstance(d, int) for d in sizes):
+            total = [max((-(-d // s) - 1) * s + k - d, 0) for d, s, k in zip(sizes, strides, extent, strict=True)]
+            node.attrs["pads"] = _halves(total, mode)
+        elif all(s == 1 for s in strides):
+            node.attrs["pads"] = _halves([k - 1 for k in extent], mode)
+        elif node.op == "Conv":
+            _pad_at_run_time(graph, node, mode, strides, extent)
+        else:
+            raise UnsupportedOp(
+                f"node '{node.name}' ({node.op}): auto_pad={mode} with strides over axes of unknown size; "
+                f"fix them with input_shapes={{...}}"
+            )
+
+
+def _halves(total: list[int], mode: str) -> list[int]:
+    """Split paddings into begin and end; SAME_UPPER puts the odd one at the end."""
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return small + large if mode != "SAME_LOWER" else large + small
+
+
+def _pads_of_transpose(node: gs.Node, mode: str, wanted: Any, sizes: list[Any], strides: list[int], extent: list[int]) -> None:
+    more = node.attrs.get("output_padding", [0] * len(extent))
+    if wanted is None:
+        total = [k - s + o for k, s, o in zip(extent, strides, more, strict=True)]  # out = in * stride
+    elif all(isinstance(d, int) for d in sizes):
+        wanted = wanted[-len(extent) :]
+        total = [s * (d - 1) + o + k - w for s, d, o, k, w in zip(strides, sizes, more, extent, wanted, strict=True)]
+    else:
+        raise UnsupportedOp(f"node '{node.name}' (ConvTranspose): output_shape over axes of unknown size; use input_shapes=")
+    if any(t < 0 for t in total):
+        node.attrs["output_padding"] = [o + max(-t, 0) for o, t in zip(more, total, strict=True)]
+        total = [max(t, 0) for t in total]
+    node.attrs["pads"] = _halves(total, "SAME_UPPER" if mode == "SAME_UPPER" else "SAME_LOWER")
+
+
+def _pad_at_run_time(graph: gs.Graph, node: gs.Node, mode: str, strides: list[int], extent: list[int]) -> None:
+    make, n, x = Maker(graph, node.name), len(strides), node.inputs[0]
+
+    def ints(values: list[int]) -> gs.Constant:
+        return make.constant(np.asarray(values, np.int64))
+
+    def node_of(op: str, *inputs: gs.Tensor, **attrs: Any) -> gs.Tensor:
+        out = gs.Variable(make._name(op), np.int64)
+        graph.nodes.append(gs.Node(op, out.name, attrs, list(inputs), [out]))
+        return out
+
+    size = node_of("Shape", x, start=2)
+    steps = node_of("Div", node_of("Sub", size, ints([1] * n)), ints(strides))  # ceil(in / stride) - 1
+    need = node_of("Sub", node_of("Add", node_of("Mul", steps, ints(strides)), ints(extent)), size)
+    total = node_of("Max", need, ints([0] * n))
+    small = node_of("Div", total, ints([2] * n))
+    large = node_of("Sub", total, small)
+    halves = [large, small] if mode == "SAME_LOWER" else [small, large]
+    pads = node_of("Concat", ints([0, 0]), halves[0], ints([0, 0]), halves[1], axis=0)
+    padded = gs.Variable(f"{node.name}/padded", x.dtype, [*x.shape[:2], *[None] * n] if x.shape is not None else None)
+    graph.nodes.append(gs.Node("Pad", padded.name, {"mode": "constant"}, [x, pads], [padded]))
+    node.inputs[0] = padded
+    node.attrs["pads"] = [0] * 2 * n
+
+
+def merge_pad(graph: gs.Graph, kept: Collection[str]) -> None:
+    """A zero Pad of spatial axes directly before a Conv becomes its padding."""
+    for node in [n for n in graph.nodes if n.op == "Conv"]:
+        x = node.inputs[0]
+        pad = producer(x)
+        if pad is None or pad.op != "Pad" or only_user(x, kept) is not node or x.shape is None:
+            continue
+        given = [t for t in pad.inputs[1:] if t.name]
+        if pad.attrs.get("mode", "constant") != "constant" or not all(isinstance(t, gs.Constant) for t in given):
+            continue
+        if len(pad.inputs) > 2 and pad.inputs[2].name and np.any(pad.inputs[2].values):
+            continue
+        rank, pads = len(x.shape), [int(p) for p in pad.inputs[1].values]
+        axes = [int(a) % rank for a in pad.inputs[3].values] if len(pad.inputs) > 3 and pad.inputs[3].name else range(rank)
+        full = [0] * 2 * rank
+        for i, a in enumerate(axes):
+            full[a], full[a + rank] = pads[i], pads[i + len(pads) // 2]
+        border = full[2:rank] + full[rank + 2 :]
+        if any(full[:2]) or any(full[rank : rank + 2]) or any(p < 0 for p in border):
+            continue
+        own = node.attrs.get("pads", [0] * len(border))
+        node.attrs["pads"] = [a + b for a, b in zip(own, border, strict=True)]
+        node.inputs[0] = pad.inputs[0]

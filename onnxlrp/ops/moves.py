@@ -1,0 +1,273 @@
+"""Operators that copy values to other places: relevance goes where the value came from, by the exact adjoint.
+
+Resize with interpolation is linear in the same way and lives here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..linear import Kind, LinearMap, Reading
+from ..tensor import Tensor
+from .pool import scatter
+from .registry import View, op
+
+
+@op("Reshape Flatten Squeeze Unsqueeze Identity Dropout", Kind.MOVE, "Reshaping")
+def reshape(v: View) -> Reading:
+    """The same values in the same order."""
+    x = v.need(0)
+    return v.move(x, lambda r: v.e.reshape_like(r, x))
+
+
+@op("Transpose", Kind.MOVE, "Reshaping")
+def transpose(v: View) -> Reading:
+    """Axes permuted; relevance by the inverse permutation."""
+    x = v.need(0)
+    perm = v.attr("perm") or list(range(x.rank))[::-1]
+    return v.move(x, lambda r: v.e.transpose(r, np.argsort(perm).tolist()))
+
+
+def by_index(v: View, x: Tensor, again: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Adjoint of any copy: send the flat positions of x through the same operator; each output then says where it is from."""
+    e = v.e
+
+    def back(r: Tensor) -> Tensor:
+        every = e.arange(e.op("Size", x, shape=(), dtype=np.int64))
+        return scatter(x, again(e.op("Reshape", every, e.shape_of(x), shape=x.shape)), r)
+
+    return back
+
+
+def rerun(v: View) -> Callable[[Tensor], Tensor]:
+    """The node itself on another first input."""
+    others = [v.x(i) for i in range(1, len(v.node.inputs))]
+    return lambda t: v.e.op(v.node.op, t, *others, shape=v.y.shape, dtype=np.int64, **v.node.attrs)
+
+
+@op("Slice", Kind.MOVE, "Reshaping")
+def slice_(v: View) -> Reading:
+    """A range along some axes: zeros are put back around it."""
+    x, y = v.need(0), v.y
+    starts, ends, axes, steps = (t.value if (t := v.x(i)) is not None else None for i in range(1, 5))
+    known = starts is not None and ends is not None and (axes is not None or v.x(3) is None)
+    unit = v.x(4) is None or (steps is not None and bool((steps == 1).all()))
+    if known and unit and x.shape is not None:
+        over = axes.tolist() if axes is not None else range(len(starts))  # type: ignore[arg-type]
+        before, after = [0] * x.rank, [0] * x.rank
+        sized = True
+        for a, start, end in zip(over, starts.tolist(), ends.tolist(), strict=True):  # type: ignore[union-attr]
+            size = x.shape[int(a)]
+            if not isinstance(size, int):
+                sized = False
+                continue
+            low = min(max(start + size if start < 0 else start, 0), size)
+            high = min(max(end + size if end < 0 else end, low), size)
+            before[int(a)], after[int(a)] = low, size - high
+        if sized:
+            return v.move(x, lambda r: v.e.pad(r, before, after, shape=x.shape))
+    del y
+    return v.move(x, by_index(v, x, rerun(v)))
+
+
+@op("Split", Kind.MOVE, "Reshaping")
+def split(v: View) -> Reading:
+    """Consecutive parts along an axis: relevances are concatenated again, zeros for parts that nobody explains."""
+    e, x, axis = v.e, v.need(0), int(v.attr("axis", 0))
+    parts = [e.adopt(o) for o in v.node.outputs if o.name]
+
+    def back(*rs: Tensor) -> tuple[Tensor, ...]:
+        full = [e.zeros_like(p) if r.is_zero else r for p, r in zip(parts, rs, strict=True)]
+        return (e.op("Concat", *full, shape=x.shape, axis=axis),)
+
+    return v.reading(Kind.MOVE, (x,), passed=back, vjp=back)
+
+
+@op("Concat", Kind.MOVE, "Reshaping")
+def concat(v: View) -> Reading:
+    """Parts joined along an axis: relevance is split at the same places."""
+    e, axis = v.e, int(v.attr("axis"))
+    parts = [v.need(i) for i in range(len(v.node.inputs))]
+    xs = tuple(parts[i] for i in v.actives())
+
+    def back(r: Tensor) -> tuple[Tensor, ...]:
+        sizes = e.concat([e.dim(p, axis) for p in parts])
+        cut = e.ops("Split", r, sizes, shapes=[p.shape for p in parts], axis=axis)
+        return tuple(cut[i] for i in v.actives())
+
+    return v.reading(Kind.MOVE, xs, passed=back, vjp=back)
+
+
+@op("Gather", Kind.MOVE, "Reshaping")
+def gather(v: View) -> Reading:
+    """Entries along an axis; relevance is added up where an entry was taken several times."""
+    e, x, at = v.e, v.need(0), v.need(1)
+    axis = int(v.attr("axis", 0)) % x.rank
+
+    def back(r: Tensor) -> Tensor:
+        assert x.shape is not None
+        sizes: list[int | Tensor] = [d if isinstance(d, int) else e.dim(x, a) for a, d in enumerate(x.shape)]
+        count: int | Tensor = e.reshape(e.op("Size", at, shape=(), dtype=np.int64), 1)
+        if at.shape is not None and all(isinstance(d, int) for d in at.shape):
+            count = int(np.prod(at.shape))  # type: ignore[arg-type]
+        lined = e.reshape(r, *sizes[:axis], count, *sizes[axis + 1 :], shape=(*x.shape[:axis], None, *x.shape[axis + 1 :]))
+        index = e.reshape(e.cast(at, np.int64), *[1] * axis, -1, *[1] * (x.rank - axis - 1))
+        index = e.op("Expand", index, e.op("Shape", lined, shape=(x.rank,), dtype=np.int64), shape=lined.shape)
+        return e.op("ScatterElements", e.zeros_like(x), index, lined, shape=x.shape, axis=axis, reduction="add")
+
+    return v.move(x, back)
+
+
+@op("Pad", Kind.MOVE, "Reshaping")
+def pad(v: View) -> Reading:
+    """Values with a border: constant borders are cut off, reflected ones return what they copied."""
+    e, x, pads = v.e, v.need(0), v.need(1)
+    if v.attr("mode", "constant") == "constant":
+        axes = v.x(3)
+        cut = e.array(-pads.value, np.int64) if pads.value is not None else e.op("Neg", pads, shape=pads.shape)
+        return v.move(x, lambda r: e.op("Pad", r, cut, e.zero, axes, shape=x.shape, mode="constant"))
+    return v.move(x, by_index(v, x, rerun(v)))
+
+
+@op("Expand", Kind.MOVE, "Reshaping")
+def expand(v: View) -> Reading:
+    """Broadcast copies: relevance is summed."""
+    x = v.need(0)
+    return v.move(x, lambda r: v.e.unbroadcast(r, x))
+
+
+@op("Tile", Kind.MOVE, "Reshaping")
+def tile(v: View) -> Reading:
+    """Repeated copies: relevance is summed over them."""
+    e, x, times = v.e, v.need(0), v.need(1)
+
+    def back(r: Tensor) -> Tensor:
+        parts: list[int | Tensor] = []
+        for axis in range(x.rank):
+            fixed = int(times.value[axis]) if times.value is not None else None
+            again = e.op("Gather", times, e.ints(axis), shape=(1,), axis=0) if fixed is None else fixed
+            parts += [again, e.dim(x, axis)]
+        split = e.reshape(r, *parts, shape=(None,) * len(parts))
+        return e.reshape_like(e.reduce("ReduceSum", split, range(0, 2 * x.rank, 2), keepdims=False), x)
+
+    return v.move(x, back)
+
+
+@op("DepthToSpace", Kind.MOVE, "Reshaping")
+def depth_to_space(v: View) -> Reading:
+    """Channels to blocks of pixels (DCR or CRD order)."""
+    e, x, block = v.e, v.need(0), int(v.attr("blocksize"))
+    if v.attr("mode", "DCR") == "DCR":
+        return v.move(x, lambda r: e.op("SpaceToDepth", r, shape=x.shape, blocksize=block))
+
+    def back(r: Tensor) -> Tensor:
+        n, c, h, w = (d if isinstance(d, int) else e.dim(x, a) for a, d in enumerate(x.shape or ()))
+        del c
+        cells = e.reshape(r, n, e.dim(r, 1), h, block, w, block, shape=(None,) * 6)
+        return e.reshape_like(e.transpose(cells, [0, 1, 3, 5, 2, 4]), x)
+
+    return v.move(x, back)
+
+
+@op("SpaceToDepth", Kind.MOVE, "Reshaping")
+def space_to_depth(v: View) -> Reading:
+    """Blocks of pixels to channels."""
+    x = v.need(0)
+    return v.move(x, lambda r: v.e.op("DepthToSpace", r, shape=x.shape, blocksize=int(v.attr("blocksize")), mode="DCR"))
+
+
+@op("Where", Kind.MOVE)
+def where_(v: View) -> Reading:
+    """Chosen by a frozen condition: relevance to the operand that was chosen."""
+    e, chosen = v.e, v.need(0)
+    actives = v.actives()
+
+    def back(r: Tensor) -> tuple[Tensor, ...]:
+        nothing = e.zero
+        sides = {1: (r, nothing), 2: (nothing, r)}
+        return tuple(e.unbroadcast(e.elementwise("Where", chosen, *sides[i], dtype=r.dtype), v.need(i)) for i in actives)
+
+    return v.reading(Kind.MOVE, tuple(v.need(i) for i in actives), passed=back, vjp=back)
+
+
+# ------------------------------------------------------------------------------------------------------------- resize
+
+
+def _resize_kind(v: View) -> Kind:
+    return Kind.MOVE if v.attr("mode", "nearest") == "nearest" else Kind.LINEAR
+
+
+def _resize_refuse(v: View) -> str | None:
+    if v.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return "tf_crop_and_resize reads a region of interest"
+    return "its sizes keep the aspect ratio" if v.attr("keep_aspect_ratio_policy", "stretch") != "stretch" else None
+
+
+@op("Resize", _resize_kind, kinds=(Kind.MOVE, Kind.LINEAR), refuse=_resize_refuse)
+def resize(v: View) -> Reading:
+    """Interpolation, separable: y = x ×₁ M₁ ×₂ M₂ …; M is what the operator itself makes of an identity matrix."""
+    e, x, y = v.e, v.need(0), v.y
+    others = [v.x(i) for i in range(1, len(v.node.inputs))]
+    axes = [int(a) % x.rank for a in v.attr("axes", range(x.rank))]
+
+    def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
+        return w * e.op("Resize", xs[0], *others, shape=y.shape, **v.node.attrs) + b
+
+    def back(s: Tensor) -> Tensor:
+        for position, axis in enumerate(axes):
+            if not _unchanged(v, x, y, position, axis):
+                s = _times(s, _matrix(v, x, y, position, axis), axis, x)
+        return s
+
+    m = LinearMap((x,), e.one, e.zero, y, apply, lambda s, w: [back(w * s)])
+    if _resize_kind(v) is Kind.MOVE:
+        return v.move(x, back)
+    return v.linear(Kind.LINEAR, m)
+
+
+def _unchanged(v: View, x: Tensor, y: Tensor, position: int, axis: int) -> bool:
+    scales = v.x(2)
+    if scales is not None and scales.value is not None and scales.value.size:
+        return bool(scales.value[position] == 1)
+    return x.shape is not None and y.shape is not None and x.shape[axis] == y.shape[axis] and x.shape[axis] is not None
+
+
+def _matrix(v: View, x: Tensor, y: Tensor, position: int, axis: int) -> Tensor:
+    """(in, out) interpolation matrix along one axis."""
+    e = v.e
+    size, out = (t.shape[axis] if t.shape is not None else None for t in (x, y))
+    n = e.dim(x, axis)
+    square = e.op("Expand", e.zero, e.concat([n, n]), shape=(size, size))
+    eye = e.op("EyeLike", square, shape=(size, size))
+    eye = e.op("Unsqueeze", eye, e.ints(0, 1), shape=(1, 1, size, size))
+    attrs = {k: a for k, a in v.node.attrs.items() if k != "axes"}
+    scales = v.x(2)
+    if scales is not None and not (scales.value is not None and scales.value.size == 0):
+        one = e.op("Gather", scales, e.ints(position), shape=(1,), dtype=np.float32, axis=0)
+        if scales.value is not None:
+            one = e.array(scales.value[[position]])
+        three = e.array([1.0, 1.0, 1.0])
+        known = one.value is not None
+        scale = e.array([1, 1, 1, float(one.value[0])]) if known else e.op("Concat", three, one, shape=(4,), axis=0)  # type: ignore[index]
+        made = e.op("Resize", eye, None, scale, shape=(1, 1, size, out), **attrs)
+    else:
+        sizes = e.concat([e.ints(1, 1), n, e.dim(y, axis)])
+        made = e.op("Resize", eye, None, None, sizes, shape=(1, 1, size, out), **attrs)
+    return e.op("Squeeze", made, e.ints(0, 1), shape=(size, out))
+
+
+def _times(s: Tensor, matrix: Tensor, axis: int, x: Tensor) -> Tensor:
+    """Contract axis `axis` of s (length out) with a matrix (in, out)."""
+    e, rank = s.emit, s.rank
+    assert s.shape is not None
+    assert x.shape is not None
+    shape = (*s.shape[:axis], x.shape[axis], *s.shape[axis + 1 :])
+    if axis == rank - 2:
+        return e.op("MatMul", matrix, s, shape=shape)
+    order: Sequence[int] = [a for a in range(rank) if a != axis] + [axis]
+    turned = e.transpose(s, order)
+    assert turned.shape is not None
+    product = e.op("MatMul", turned, e.swap(matrix), shape=(*turned.shape[:-1], x.shape[axis]))
+    return e.transpose(product, np.argsort(order).tolist())

@@ -1,0 +1,105 @@
+"""Reductions over whole axes: sums and means are linear, maxima and minima select."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..linear import Kind, LinearMap, Reading
+from ..tensor import Tensor
+from .pool import axes_of, scatter, select
+from .registry import View, op
+
+
+def _static_axes(v: View) -> str | None:
+    x = v.x(0)
+    return "its axes are computed at run time" if x is None or axes_of(v, x.rank) is None else None
+
+
+def keep(t: Tensor, axes: Sequence[int], rank: int) -> Tensor:
+    """Put reduced axes back as size 1."""
+    e = t.emit
+    if t.rank == rank or not axes:
+        return t
+    rest = iter(t.shape or ())
+    return e.op("Unsqueeze", t, e.ints(*axes), shape=tuple(1 if a in axes else next(rest) for a in range(rank)))
+
+
+def size_over(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Number of elements along axes, as float32."""
+    e = x.emit
+    sizes = [x.shape[a] for a in axes] if x.shape is not None else [None]
+    if all(isinstance(d, int) for d in sizes):
+        return e.array(float(np.prod(sizes)))  # type: ignore[arg-type]
+    return e.cast(e.op("ReduceProd", e.dims(x, axes), shape=(), dtype=np.int64, keepdims=0), np.float32)
+
+
+def mean_map(v: View, x: Tensor, y: Tensor, axes: Sequence[int], divide: bool) -> LinearMap:
+    """y = Σ x (/ n) over axes; adjoint: s (/ n) to every element."""
+    e = v.e
+
+    def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
+        z = e.reduce("ReduceMean" if divide else "ReduceSum", e.expand_like(xs[0], x), list(axes))
+        return w * e.reshape_like(z, y) + b
+
+    def adjoint(s: Tensor, w: Tensor) -> list[Tensor]:
+        each = keep(w * s, axes, x.rank)
+        return [each / size_over(x, axes) if divide else each]
+
+    return LinearMap((x,), e.one, e.zero, y, apply, adjoint)
+
+
+@op("ReduceMean ReduceSum", Kind.LINEAR, refuse=_static_axes)
+def reduce_linear(v: View) -> Reading:
+    """Mean or sum over axes."""
+    x = v.need(0)
+    return v.linear(Kind.LINEAR, mean_map(v, x, v.y, axes_of(v, x.rank) or (), v.node.op == "ReduceMean"))
+
+
+@op("GlobalAveragePool", Kind.LINEAR, "Pooling", "AveragePooling")
+def global_average_pool(v: View) -> Reading:
+    """Mean over all spatial axes."""
+    x = v.need(0)
+    return v.linear(Kind.LINEAR, mean_map(v, x, v.y, range(2, x.rank), True))
+
+
+def extremum(v: View) -> Reading:
+    """Maximum or minimum over axes; the first winner on ties."""
+    e, x, y = v.e, v.need(0), v.y
+    axes = list(axes_of(v, x.rank) or ())
+    arg = "ArgMin" if v.node.op == "ReduceMin" else "ArgMax"
+
+    def winner() -> Tensor:
+        """Flat position of each winner, in y's layout."""
+        every = e.reshape(e.arange(e.op("Size", x, shape=(), dtype=np.int64)), -1)
+        places = e.op("Reshape", every, e.shape_of(x), shape=x.shape)
+        perm = [a for a in range(x.rank) if a not in axes] + axes
+        rest = x.rank - len(axes)
+
+        def rows(t: Tensor) -> Tensor:
+            moved = e.transpose(t, perm)
+            assert moved.shape is not None
+            target = e.concat([e.dims(moved, range(rest)), e.ints(-1)]) if rest else e.ints(-1)
+            return e.op("Reshape", moved, target, shape=(*moved.shape[:rest], None))
+
+        best = e.op(arg, rows(x), shape=None, dtype=np.int64, axis=-1, keepdims=1)
+        return e.reshape_like(e.op("GatherElements", rows(places), best, shape=None, axis=-1), y)
+
+    def ties(r: Tensor) -> tuple[Tensor, ...]:
+        hit = e.cast(e.elementwise("Equal", x, keep(y, axes, x.rank), dtype=bool), np.float32)
+        return (hit * (keep(r, axes, x.rank) / e.reduce("ReduceSum", hit, axes)),)
+
+    return select(v, x, winner, lambda s: scatter(x, winner(), s), ties, mean_map(v, x, v.y, axes, True))
+
+
+@op("GlobalMaxPool", Kind.SELECT, "Pooling", "MaxPooling")
+def global_max_pool(v: View) -> Reading:
+    """Maximum over all spatial axes."""
+    return extremum(v)
+
+
+@op("ReduceMax ReduceMin", Kind.SELECT, refuse=_static_axes)
+def reduce_extremum(v: View) -> Reading:
+    """Maximum or minimum over axes."""
+    return extremum(v)

@@ -1,0 +1,277 @@
+"""The plan: which rule every relevance-carrying node gets, and why. `print(plan)` is the table of `onnxlrp inspect`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_graphsurgeon as gs
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .composites import Choice, Composite, Site
+from .emit import Emit
+from .errors import CompositeError, RuleMismatch, UnsupportedOp
+from .facts import Facts
+from .graph import Source
+from .groups import Group, Unit
+from .head import Head
+from .linear import Kind
+from .node_rules import Pass, Stop, default_rule
+from .ops import OPS, View
+from .rules import Rule
+
+__all__ = ["Layer", "Plan", "Step", "assign"]
+
+UNCOUNTED = frozenset({"Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node with its rule; why names the primitive that decided."""
+
+    unit: Unit
+    kind: Kind
+    rule: Rule
+    why: str
+    layer: int | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of the plan: a node with the activation that follows it."""
+
+    index: int
+    name: str
+    op: str
+    kind: str
+    input_shape: tuple[Any, ...] | None
+    output_shape: tuple[Any, ...] | None
+    rule: Rule
+    why: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Plan(Sequence[Layer]):
+    """The resolved composite: `plan[3].rule`, `print(plan)`, `plan.to_json()`; steps are what the compiler walks."""
+
+    layers: tuple[Layer, ...]
+    steps: tuple[Step, ...]
+    head: Head
+    explained: tuple[str, ...]
+    composite: str
+    init: str = "logit"
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.layers[index]
+
+    def layer(self, key: str | int) -> Layer | None:
+        """A layer by index or name; None when there is none."""
+        if isinstance(key, int) or (isinstance(key, str) and key.lstrip("-").isdigit()):
+            index = int(key)
+            if not -len(self.layers) <= index < len(self.layers):
+                raise CompositeError(f"layer {index}: the model has layers 0 to {len(self.layers) - 1}")
+            return self.layers[index]
+        return next((layer for layer in self.layers if layer.name == key), None)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The table as plain data."""
+        return [
+            {"index": la.index, "name": la.name, "op": la.op, "kind": la.kind, "input": la.input_shape,
+             "output": la.output_shape, "rule": repr(la.rule), "why": la.why, "tensor": la.output}
+            for la in self.layers
+        ]  # fmt: skip
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {"layers": self.records(), "output": self.head.output, "explained_tensor": self.head.tensor,
+             "class_axis": self.head.class_axis, "inputs": list(self.explained), "composite": self.composite,
+             "init": self.init, "notes": list(self.notes)}
+        )  # fmt: skip
+
+    def table(self) -> Table:
+        """The plan as a rich table."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("#", justify="right")
+        for title in ("layer", "operator", "input", "output", "rule", "decided by"):
+            table.add_column(title, no_wrap=True)
+        for la in self.layers:
+            sizes = (show_shape(la.input_shape), show_shape(la.output_shape))
+            table.add_row(str(la.index), la.name, la.op, *sizes, repr(la.rule), la.why)
+        return table
+
+    def footer(self) -> str:
+        """What is explained, from where to where."""
+        head = self.head
+        end = f" (before {' and '.join(reversed(head.stripped))})" if head.stripped else ""
+        axis = "every value" if head.class_axis is None else f"class axis {head.class_axis} ({head.why})"
+        lines = [f"explains  {head.tensor}{end} of output {head.output}, {axis}, initial relevance: {self.init}"]
+        lines.append(f"down to   {', '.join(self.explained)}")
+        return "\n".join([*lines, *(f"note      {n}" for n in self.notes)])
+
+    def __str__(self) -> str:
+        out = io.StringIO()
+        Console(file=out, width=10_000, color_system=None, legacy_windows=False).print(self.table())
+        return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").split("\n")) + "\n\n" + self.footer()
+
+
+def show_shape(shape: tuple[Any, ...] | None) -> str:
+    """(batch, 3, 8, 8) as `batch×3×8×8`."""
+    return "?" if shape is None else "×".join("?" if d is None else str(d) for d in shape) or "scalar"
+
+
+def sites(source: Source, facts: Facts) -> list[Site]:
+    """The path as composites see it: kinds, groups, layer indices, first and last weighted layers."""
+    emit = Emit()
+    out = []
+    for unit in facts.path:
+        view = View(unit, facts.active, emit, unit.outputs[0].name in facts.scaled)
+        entry = OPS.get(unit.op) if (unit.domain or "") in ("", "ai.onnx") else None
+        kind = Kind.UNKNOWN if entry is None else entry.kind if isinstance(entry.kind, Kind) else entry.kind(view)
+        groups = set(entry.groups if entry is not None else ())
+        if kind is not Kind.WEIGHTED:
+            groups -= {"Convolution", "Dense", "Linear"}
+        groups |= KIND_GROUPS.get(kind, set())
+        if kind in (Kind.SCALE, Kind.SCALING):
+            groups -= {"Product", "Sum"}
+        scope = source.scope(unit.members[-1] if isinstance(unit, Group) else unit)
+        out.append(Site(unit.name, scope, unit.op, kind, frozenset(groups)))
+    _count(out, facts)
+    _ends(out, facts)
+    return out
+
+
+KIND_GROUPS = {
+    Kind.MOVE: {"Reshaping"}, Kind.SUM: {"Sum"}, Kind.PRODUCT: {"Product"}, Kind.POINTWISE: {"Activation"},
+    Kind.AFFINE: {"Normalization"}, Kind.NORM: {"Normalization"}, Kind.FROZEN_NORM: {"Normalization"},
+    Kind.SOFTMAX: {"Softmax"},
+}  # fmt: skip
+
+
+def _count(out: list[Site], facts: Facts) -> None:
+    """Layer indices: a counted node opens a layer, the activation that alone follows it belongs to it."""
+    users: dict[str, int] = {}
+    for unit in facts.path:
+        for t in unit.inputs:
+            users[t.name] = users.get(t.name, 0) + 1
+    open_layer: dict[str, int] = {}  # tensor -> layer that an activation of it would join
+    count = 0
+    for unit, site in zip(facts.path, out, strict=True):
+        before = next((t.name for t in unit.inputs if t.name in facts.active), "")
+        joins = open_layer.get(before) if users.get(before, 0) == 1 else None
+        after = unit.outputs[0].name
+        if site.op in UNCOUNTED:
+            if joins is not None:
+                open_layer[after] = joins
+            site.layer = joins
+        elif site.kind is Kind.POINTWISE and joins is not None:
+            site.layer = joins
+        else:
+            site.layer, site.core = count, True
+            count += 1
+            if site.kind is not Kind.POINTWISE:
+                open_layer.update({t.name: site.layer for t in unit.outputs})
+
+
+def _ends(out: list[Site], facts: Facts) -> None:
+    """First: weighted with no weighted node above; last: weighted with none below."""
+    above: set[str] = set()
+    for unit, site in zip(facts.path, out, strict=True):
+        fed = any(t.name in above for t in unit.inputs)
+        site.first = site.weighted and not fed
+        if fed or site.weighted:
+            above |= {t.name for t in unit.outputs}
+    below: set[str] = set()
+    for unit, site in reversed(list(zip(facts.path, out, strict=True))):
+        feeds = any(t.name in below for t in unit.outputs)
+        site.last = site.weighted and not feeds
+        if feeds or site.weighted:
+            below |= {t.name for t in unit.inputs if t.name in facts.active}
+
+
+def assign(source: Source, composite: Composite, facts: Facts, head: Head, init: str = "logit") -> Plan:
+    """Resolve a composite on a model. Raises UnsupportedOp, RuleMismatch, CompositeError, each naming the node."""
+    found = sites(source, facts)
+    layers = sum(s.core for s in found)
+    chosen: dict[int, Choice] = {}
+    for site in found:
+        if site.weighted and site.core:
+            chosen[id(site)] = Choice(site, composite.default, "default of the composite")
+    for primitive in composite.primitives:
+        for choice in primitive.choose(found, layers):
+            if choice.site.kind is Kind.UNKNOWN and not isinstance(choice.rule, (Pass, Stop)):
+                continue
+            if choice.rule.fits(choice.site.kind):
+                chosen[id(choice.site)] = choice
+            elif choice.strict:
+                s = choice.site
+                raise RuleMismatch(
+                    f"rule {choice.rule!r} does not fit node '{s.name}' ({s.op}, {s.kind.value}), chosen by {choice.why}; "
+                    f"its default is {default_rule(s.kind)!r}"
+                )
+    steps = []
+    for unit, site in zip(facts.path, found, strict=True):
+        pick = chosen.get(id(site)) or Choice(site, default_rule(site.kind), f"default of {site.kind.value}")
+        refuse_unknown(unit, site, source, facts, site.kind is Kind.UNKNOWN and id(site) not in chosen)
+        steps.append(Step(unit, site.kind, pick.rule, pick.why, site.layer))
+    rows = _rows(steps, found, facts)
+    return Plan(rows, tuple(steps), head, facts.explained, composite.text, init, tuple(source.notes))
+
+
+def refuse_unknown(unit: Unit, site: Site, source: Source, facts: Facts, unknown: bool) -> None:
+    """An operator without a reading, or used in a way that has none, is an error that names the way past it."""
+    reason = "has no reading" if unknown else None
+    entry = OPS.get(unit.op)
+    if not unknown and entry is not None and entry.refuse is not None:
+        view = View(unit, facts.active, Emit(), unit.outputs[0].name in facts.scaled)
+        said = entry.refuse(view)
+        reason = f"has no reading: {said}" if said else None
+    if reason is not None:
+        domain = f"{unit.domain}::" if unit.domain else ""
+        raise UnsupportedOp(
+            f"node '{site.name}': operator {domain}{unit.op} (opset {source.graph.opset}) {reason}; to get past it, "
+            f"put NameMap({{'{site.name}': Pass()}}) or NameMap({{'{site.name}': Stop()}}) into the composite"
+        )
+
+
+def _rows(steps: Sequence[Step], found: Sequence[Site], facts: Facts) -> tuple[Layer, ...]:
+    members: dict[int | None, list[Step]] = {}
+    for st in steps:
+        members.setdefault(st.layer, []).append(st)
+    cores = [(st, s) for st, s in zip(steps, found, strict=True) if s.core]
+    counts: dict[str, int] = {}
+    for _, s in cores:
+        counts[s.scope] = counts.get(s.scope, 0) + 1
+    rows = []
+    for step, site in cores:
+        extra = [st for st in members[site.layer] if st.kind is Kind.POINTWISE and st is not step]
+        rule, op = step.rule, " + ".join([site.op, *(st.unit.op for st in extra)])
+        why = step.why
+        for st in extra:
+            if not isinstance(st.rule, Pass):
+                why += f"; {st.unit.op} {st.rule!r}"
+        last = extra[-1] if extra else step
+        source = next((t for t in step.unit.inputs if t.name in facts.active), step.unit.inputs[0])
+        name = site.scope if site.scope and counts[site.scope] == 1 else site.name
+        assert site.layer is not None
+        rows.append(
+            Layer(site.layer, name, op, site.kind.value, _shape(source), _shape(last.unit.outputs[0]), rule, why,
+                  last.unit.outputs[0].name)
+        )  # fmt: skip
+    return tuple(rows)
+
+
+def _shape(t: gs.Tensor) -> tuple[Any, ...] | None:
+    return tuple(t.shape) if t.shape is not None else None

@@ -1,0 +1,199 @@
+"""Ready-made composites by name: `presets.epsilon_plus_flat()`, `presets.parse("epsilon_gamma_box(low=-3, high=3)")`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from .composites import (
+    Composite,
+    FirstLayerMap,
+    FirstLayerTypeMap,
+    GlobalTypeMap,
+    HalfTypeMap,
+    WeightedRangeMap,
+)
+from .errors import CompositeError
+from .node_rules import Average, BetaSmooth, DeconvNet, Gradient, GuidedBackprop
+from .rules import AlphaBeta, Epsilon, Flat, Gamma, GeneralizedGamma, Rule, WSquare, ZBox, Zero, ZPlus
+
+__all__ = ["PRESETS", "parse"]
+
+PRESETS: dict[str, Callable[..., Composite]] = {}
+
+
+def _preset(make: Callable[..., Composite]) -> Callable[..., Composite]:
+    PRESETS[make.__name__] = make
+    globals().setdefault("__all__", []).append(make.__name__)
+    return make
+
+
+def _by_type(name: str, convolution: Rule, dense: Rule, first: dict[str, Rule] | None = None) -> Composite:
+    maps = [GlobalTypeMap({"Convolution": convolution, "Dense": dense})]
+    return Composite(Epsilon(), *maps, *([FirstLayerTypeMap(first)] if first else []), name=name)
+
+
+@_preset
+def epsilon_gamma_box(low: float = -1.0, high: float = 1.0, gamma: float = 0.25) -> Composite:
+    """ZBox on first convolutions, GeneralizedGamma on convolutions, Epsilon on dense layers.   Montavon 2019, zennit."""
+    name = f"epsilon_gamma_box(low={low}, high={high})"
+    return _by_type(name, GeneralizedGamma(gamma), Epsilon(), {"Convolution": ZBox(low, high)})
+
+
+@_preset
+def epsilon_plus() -> Composite:
+    """ZPlus on convolutions, Epsilon on dense layers."""
+    return _by_type("epsilon_plus", ZPlus(), Epsilon())
+
+
+@_preset
+def epsilon_alpha2_beta1() -> Composite:
+    """AlphaBeta(2, 1) on convolutions, Epsilon on dense layers."""
+    return _by_type("epsilon_alpha2_beta1", AlphaBeta(2, 1), Epsilon())
+
+
+@_preset
+def epsilon_plus_flat() -> Composite:
+    """epsilon_plus with Flat on the first linear layers."""
+    return _by_type("epsilon_plus_flat", ZPlus(), Epsilon(), {"Linear": Flat()})
+
+
+@_preset
+def epsilon_alpha2_beta1_flat() -> Composite:
+    """epsilon_alpha2_beta1 with Flat on the first linear layers."""
+    return _by_type("epsilon_alpha2_beta1_flat", AlphaBeta(2, 1), Epsilon(), {"Linear": Flat()})
+
+
+def _single(name: str, doc: str, make: Callable[..., Rule]) -> None:
+    def preset(*args: Any, **kwargs: Any) -> Composite:
+        return Composite(make(*args, **kwargs), name=name)
+
+    preset.__name__, preset.__doc__ = name, f"{doc} on every weighted layer."
+    globals()[name] = _preset(preset)
+
+
+for _name, _doc, _rule in (
+    ("lrp_zero", "Zero", Zero),
+    ("epsilon", "Epsilon", Epsilon),
+    ("gamma", "GeneralizedGamma", GeneralizedGamma),
+    ("zplus", "ZPlus", ZPlus),
+    ("alpha2_beta1", "AlphaBeta(2, 1)", AlphaBeta),
+    ("w_square", "WSquare", WSquare),
+    ("flat", "Flat", Flat),
+):
+    _single(_name, _doc, _rule)
+
+
+@_preset
+def innvestigate_a() -> Composite:
+    """AlphaBeta(1, 0) on convolutions, Epsilon(0.1) on dense layers.   iNNvestigate LRPSequentialPresetA."""
+    return _by_type("innvestigate_a", AlphaBeta(1, 0), Epsilon(0.1))
+
+
+@_preset
+def innvestigate_b() -> Composite:
+    """AlphaBeta(2, 1) on convolutions, Epsilon(0.1) on dense layers.   iNNvestigate LRPSequentialPresetB."""
+    return _by_type("innvestigate_b", AlphaBeta(2, 1), Epsilon(0.1))
+
+
+@_preset
+def innvestigate_a_flat() -> Composite:
+    """innvestigate_a with Flat on the first linear layers."""
+    return _by_type("innvestigate_a_flat", AlphaBeta(1, 0), Epsilon(0.1), {"Linear": Flat()})
+
+
+@_preset
+def innvestigate_b_flat() -> Composite:
+    """innvestigate_b with Flat on the first linear layers."""
+    return _by_type("innvestigate_b_flat", AlphaBeta(2, 1), Epsilon(0.1), {"Linear": Flat()})
+
+
+@_preset
+def tutorial_mlp() -> Composite:
+    """ZBox(-1, 1), Gamma(0.1), Epsilon(0.1, relative, unsigned), then Zero, by weighted layer.   LRP tutorial (MLP)."""
+    return Composite(
+        Zero(),
+        FirstLayerMap(ZBox(-1, 1)),
+        WeightedRangeMap(range(1, 2), Gamma(0.1)),
+        WeightedRangeMap(range(2, 3), Epsilon(0.1, relative=True, signed=False)),
+        name="tutorial_mlp",
+    )
+
+
+@_preset
+def tutorial_vgg(low: float = -3.0, high: float = 3.0) -> Composite:
+    """ZBox first, Gamma in the lower half, relative Epsilon in the upper, Zero above; pools averaged.   LRP tutorial (VGG)."""
+    lower, upper = Gamma(0.25), Epsilon(0.25, relative=True, signed=False)
+    return Composite(
+        Zero(),
+        HalfTypeMap("lower", {"Convolution": lower, "MaxPooling": Average(lower), "AveragePooling": lower}),
+        HalfTypeMap("upper", {"Convolution": upper, "MaxPooling": Average(upper), "AveragePooling": upper}),
+        FirstLayerMap(ZBox(low, high)),
+        name=f"tutorial_vgg(low={low}, high={high})",
+    )
+
+
+@_preset
+def excitation_backprop() -> Composite:
+    """ZPlus on every linear layer, Epsilon on sums and averages.   Zhang et al. 2016, as in zennit."""
+    return Composite(ZPlus(), name="excitation_backprop")
+
+
+EVERY = ("Linear", "Pooling", "Normalization", "Reshaping", "Sum", "Product", "Softmax", "Attention")
+
+
+def _derivative(name: str, activation: Rule, **options: bool) -> Composite:
+    maps: dict[str, Rule] = {"Relu": activation, "Activation": Gradient(), **dict.fromkeys(EVERY, Gradient())}
+    return Composite(Gradient(), GlobalTypeMap(maps), name=name, derivative=True, **options)
+
+
+@_preset
+def gradient() -> Composite:
+    """∂ logit / ∂ x (the initial relevance is 1 unless given)."""
+    return _derivative("gradient", Gradient())
+
+
+@_preset
+def gradient_x_input() -> Composite:
+    """x ⊙ ∂ logit / ∂ x."""
+    return _derivative("gradient_x_input", Gradient(), times_input=True)
+
+
+@_preset
+def deconvnet() -> Composite:
+    """Gradient with R⁺ at each ReLU.   Zeiler & Fergus 2014."""
+    return _derivative("deconvnet", DeconvNet())
+
+
+@_preset
+def guided_backprop() -> Composite:
+    """Gradient with R⁺ where x > 0 at each ReLU.   Springenberg et al. 2015."""
+    return _derivative("guided_backprop", GuidedBackprop())
+
+
+@_preset
+def beta_smooth(beta: float = 10.0) -> Composite:
+    """Gradient with a softplus's derivative at each ReLU.   Dombrowski et al. 2019."""
+    return _derivative("beta_smooth", BetaSmooth(beta))
+
+
+def parse(text: str) -> Composite:
+    """`epsilon_plus` or `epsilon_gamma_box(low=-3, high=3)` to a Composite. Raises CompositeError."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        call = tree if isinstance(tree, ast.Call) else None
+        name = ast.unparse(call.func if call else tree)
+        args = [ast.literal_eval(a) for a in call.args] if call else []
+        kwargs = {k.arg or "": ast.literal_eval(k.value) for k in call.keywords} if call else {}
+    except (SyntaxError, ValueError) as error:
+        raise CompositeError(f"'{text}' is not a preset: write a name, or name(argument=value, ...)") from error
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(PRESETS)}"
+        raise CompositeError(f"unknown preset '{name}'; {hint}")
+    try:
+        return PRESETS[name](*args, **kwargs)
+    except TypeError as error:
+        raise CompositeError(f"preset '{text}': {str(error).split('() ')[-1]}") from error
