@@ -263,7 +263,7 @@ INDEX_MOVES = frozenset(
 class Facts:
     """What is known about a model with a chosen head and chosen explained tensors.
 
-    path: units that carry relevance, in order. active: tensors that the explained ones reach through float operators.
+    path: units that carry relevance, in order. active: tensors on it, which the explained ones reach through float operators.
     scaled: see scaled_inputs. batch: axis that the model's batch axis has become, per tensor.
     """
 
@@ -301,6 +301,7 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
             path.append(unit)
             needed |= used
     path = [u for u in path if not set(explained) >= {t.name for t in u.outputs if t.name in active}]
+    active &= {*explained, *(t.name for u in path for t in u.outputs)}
     return Facts(
         explained, tuple(reversed(path)), frozenset(active), frozenset(scaled_inputs(graph, explained)), batch_axes(graph)
     )

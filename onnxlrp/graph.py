@@ -319,5 +319,7 @@ def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
         else:
             data = f"{target.name}.data"
             onnx.save(model, file, save_as_external_data=True, location=data, size_threshold=1024)
-            os.replace(Path(folder) / data, target.parent / data)
+            onnx.load_external_data_for_model(model, folder)  # onnx.save took the weights out of the caller's model
+            if (Path(folder) / data).exists():
+                os.replace(Path(folder) / data, target.parent / data)
         os.replace(file, target)

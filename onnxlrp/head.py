@@ -78,6 +78,9 @@ def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]
             return _two_logits(graph, node, logit), (*seen, "Sigmoid")
         else:
             break
+    cast = producer(best)
+    if cast is not None and cast.op == "Cast" and is_float(best) and is_float(cast.inputs[0]):
+        best = cast.inputs[0]  # relevance is float32, whatever the model's output is
     return best, stripped
 
 
