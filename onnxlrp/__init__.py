@@ -1,13 +1,19 @@
 """onnxlrp: explanations (Layer-wise Relevance Propagation) of any ONNX model, as ONNX models."""
 
-from . import presets
+from . import composites, errors, node_rules, presets, rules
 from .compile import compile, inspect
 from .composites import *  # noqa: F403
 from .errors import *  # noqa: F403
 from .graph import save
 from .node_rules import *  # noqa: F403
 from .rules import *  # noqa: F403
+from .run import Explainer, Explanation
 from .tensor import maximum, mean, minimum, relu, where
 from .version import __version__
 
-__all__ = ["__version__", "compile", "inspect", "maximum", "mean", "minimum", "presets", "relu", "save", "where"]
+__all__ = ["Explainer", "Explanation", "__version__", "compile", "inspect", "presets", "save"]
+__all__ += ["maximum", "mean", "minimum", "relu", "where"]
+__all__ += composites.__all__
+__all__ += errors.__all__
+__all__ += rules.__all__
+__all__ += node_rules.__all__

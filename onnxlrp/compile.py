@@ -107,8 +107,20 @@ def prepare(
 
 
 def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int | None]) -> dict[str, str]:
-    """metadata_props of the compiled model."""
+    """metadata_props of the compiled model; `onnxlrp.interface` tells the runtime which output is what."""
     assert face.seed is not None
+    shape, axis = face.seed.shape, plan.head.class_axis
+    classes = shape[axis] if shape is not None and axis is not None else None
+    interface = {
+        "initial": face.seed.name,
+        "relevance": face.relevance,
+        "layers": face.layers,
+        "checks": face.checks,
+        "check_layers": list(rows),
+        "class_axis": axis,
+        "classes": classes if isinstance(classes, int) else None,
+        "conserves": not (request.derivative or request.times_input),
+    }
     return {
         "onnxlrp.version": __version__,
         "onnxlrp.composite": plan.composite,
@@ -116,6 +128,5 @@ def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int
         "onnxlrp.explained": json.dumps(plan.explained),
         "onnxlrp.output": plan.head.output,
         "onnxlrp.init": plan.init,
-        "onnxlrp.initial": face.seed.name,
-        **({"onnxlrp.checks": json.dumps(list(rows))} if request.checks else {}),
+        "onnxlrp.interface": json.dumps(interface),
     }

@@ -12,7 +12,7 @@ from .tensor import Tensor, where
 
 __all__ = [
     "Average", "BetaSmooth", "DeconvNet", "Gradient", "GuidedBackprop", "Pass", "Stop", "TieSplit", "Uniform",
-    "WinnerTakesAll", "default_rule",
+    "WinnerTakesAll",
 ]  # fmt: skip
 
 

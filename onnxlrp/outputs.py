@@ -49,6 +49,9 @@ class Interface:
     defaults: dict[str, np.ndarray] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     seed: Tensor | None = None
+    relevance: dict[str, str] = field(default_factory=dict)  # explained tensor -> output
+    layers: dict[str, str] = field(default_factory=dict)  # tensor asked for -> output
+    checks: str = ""
 
 
 def forward(source: Source, facts: Facts) -> Emit:
@@ -126,15 +129,17 @@ def expose(
     outputs: list[gs.Tensor] = [e.tensors[o.name].var for o in source.graph.outputs]
     for out, own in zip(outputs, source.graph.outputs, strict=True):
         out.dtype, out.shape = own.dtype, own.shape
-    names = dict.fromkeys([*facts.explained, *(resolve_tensor(k, plan, facts, "layers") for k in request.layers)])
-    for name in names:
+    asked = [resolve_tensor(k, plan, facts, "layers") for k in request.layers]
+    for name in dict.fromkeys([*facts.explained, *asked]):
         r, x = found.collect(name), e.tensors[name]
         if request.times_input and name in facts.explained:
             r = r * e.cast(x, np.float32)
         r = e.zeros_like(e.cast(x, np.float32)) if r.is_zero else r
         outputs.append(publish(e, r, f"relevance.{name}", x.shape))
+        (face.relevance if name in facts.explained else face.layers)[name] = outputs[-1].name
     if request.checks:
         outputs.append(publish(e, diagnostics(e, books), "checks", (len(books), len(CHECKS))))
+        face.checks = outputs[-1].name
     graph = gs.Graph(live(e.nodes, outputs), [], outputs, opset=OPSET, name=source.graph.name or "onnxlrp")
     graph.inputs = [e.tensors[t.name].var for t in source.graph.inputs] + face.inputs
     graph.import_domains = source.graph.import_domains

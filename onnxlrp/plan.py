@@ -129,7 +129,8 @@ class Plan(Sequence[Layer]):
 
 def show_shape(shape: tuple[Any, ...] | None) -> str:
     """(batch, 3, 8, 8) as `batch×3×8×8`."""
-    return "?" if shape is None else "×".join("?" if d is None else str(d) for d in shape) or "scalar"
+    unknown = ("None", "unk__")  # shape inference invents names like unk__0
+    return "?" if shape is None else "×".join("?" if str(d).startswith(unknown) else str(d) for d in shape) or "scalar"
 
 
 def sites(source: Source, facts: Facts) -> list[Site]:

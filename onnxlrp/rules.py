@@ -17,7 +17,7 @@ from .linear import Absorbed, Kind, LinearMap, Reading, Share, Term, Transform, 
 from .tensor import Tensor, relu, where
 
 __all__ = [
-    "AlphaBeta", "Epsilon", "Flat", "Gamma", "GeneralizedGamma", "Rule", "WSquare", "ZBox", "ZPlus", "Zero", "option",
+    "AlphaBeta", "Epsilon", "Flat", "Gamma", "GeneralizedGamma", "Rule", "WSquare", "ZBox", "ZPlus", "Zero",
 ]  # fmt: skip
 
 LINEAR = frozenset({Kind.WEIGHTED, Kind.LINEAR, Kind.SUM, Kind.AFFINE, Kind.NORM, Kind.SELECT})

@@ -1,0 +1,6 @@
+"""`python -m onnxlrp`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""`onnxlrp check`: runs an explanation with diagnostics and says which layer absorbs relevance, and why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from .run import TYPES, Books, Explainer
+
+__all__ = ["Report", "examine", "random_inputs"]
+
+SHARE = 0.05  # of the initial relevance: what a layer may keep before it is named
+RATIO = (0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: the books of every layer, Σ relevance ÷ Σ initial relevance, and one sentence per finding."""
+
+    books: Books
+    ratio: float
+    findings: tuple[str, ...]
+    scale: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ratio": self.ratio, "findings": list(self.findings), "layers": [asdict(b) for b in self.books]}
+
+    def table(self) -> Table:
+        """One row per layer."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title in ("#", "layer", "rule", "Σ arrived", "Σ sent", "bias", "ε", "dropped", ""):
+            table.add_column(title, justify="left" if title in ("layer", "rule", "") else "right", no_wrap=True)
+        for b in self.books:
+            numbers = [f"{v:.4g}" for v in (b.arrived, b.sent)] + [self._share(v) for v in (b.bias, b.epsilon, b.dropped)]
+            marks = [f"{b.nonfinite} not finite"] * (b.nonfinite > 0) + [f"{b.outside} outside"] * (b.outside > 0)
+            table.add_row(str(b.index), b.name, b.rule, *numbers, ", ".join(marks))
+        return table
+
+    def _share(self, value: float) -> str:
+        part = value / self.scale if self.scale else 0.0
+        return "" if abs(part) < 5e-5 else f"{part:.2%}"
+
+    def verdict(self) -> str:
+        """Findings, or that there are none."""
+        head = f"Σ relevance ÷ Σ initial relevance: {self.ratio:.4g}"
+        return "\n".join([head, *(f"• {f}" for f in self.findings)] if self.findings else [head, "nothing is off"])
+
+
+def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
+    """Explain once with diagnostics. Relevance that bias or ε takes is correct; it is named when it decides the sum."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        explanation = explainer(dict(feed))
+        books = explanation.conservation
+    initial = float(np.sum(explanation.initial, dtype=np.float64))
+    found = float(np.sum([r.sum(dtype=np.float64) for r in explanation.relevances.values()]))
+    ratio = found / initial if initial else float("nan")
+    findings = []
+    for b in books:
+        if b.nonfinite:
+            findings.append(f"layer {b.index} '{b.name}' ({b.rule}) sends {b.nonfinite} values that are not finite")
+        if b.outside:
+            findings.append(
+                f"layer {b.index} '{b.name}': {b.outside} inputs lie outside the bounds of {b.rule}; give its real range"
+            )
+    if explainer.conserves and not RATIO[0] <= ratio <= RATIO[1]:
+        findings.append(f"Σ relevance is {ratio:.3g} times the initial relevance, outside {RATIO[0]} to {RATIO[1]}")
+        findings += [_keeper(b, initial) for b in sorted(books, key=_kept, reverse=True)[:3] if _kept(b) > SHARE * abs(initial)]
+    return Report(books, ratio, tuple(findings), initial)
+
+
+def _kept(b: Any) -> float:
+    value = max(abs(b.bias), abs(b.epsilon), abs(b.dropped))
+    return value if np.isfinite(value) else np.inf
+
+
+def _keeper(b: Any, initial: float) -> str:
+    parts = {"its bias": b.bias, "ε": b.epsilon, "gates, masks or rules that drop relevance": b.dropped}
+    why, most = max(parts.items(), key=lambda item: abs(item[1]))
+    return f"layer {b.index} '{b.name}' ({b.rule}): {most / initial:.1%} of the initial relevance goes to {why}"
+
+
+def random_inputs(explainer: Explainer, seed: int = 0) -> dict[str, np.ndarray]:
+    """Normal random floats and small integers of the declared shapes, one row, free axes of size 1."""
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for name in explainer.required:
+        declared = explainer.inputs[name]
+        dtype = np.dtype(TYPES.get(declared.type, np.float32))
+        shape = [d if isinstance(d, int) else 1 for d in declared.shape]
+        values = rng.standard_normal(shape) if dtype.kind == "f" else np.ones(shape)
+        feed[name] = values.astype(dtype)
+    return feed

@@ -1,0 +1,357 @@
+"""The runtime: `Explainer` runs a compiled graph, `Explanation` holds what came out. numpy in, numpy out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from .compile import compile as compile_model
+from .composites import CompositeLike
+from .errors import CompositeError, InputError, InvalidModel
+from .graph import LIMIT, ModelSource, one_line, read
+from .outputs import CHECKS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Books", "Explainer", "Explanation", "LayerBooks"]
+
+Array = np.ndarray
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class LayerBooks:
+    """Relevance through one layer, summed over the batch: arrived = sent + bias + epsilon + dropped.
+
+    nonfinite: values that are NaN or infinite. outside: inputs that the layer's rule excludes (ZBox bounds).
+    """
+
+    index: int
+    name: str
+    rule: str
+    arrived: float
+    sent: float
+    bias: float
+    epsilon: float
+    nonfinite: int
+    outside: int
+
+    @property
+    def dropped(self) -> float:
+        """What neither bias nor ε explains: gates, masks, Stop."""
+        return self.arrived - self.sent - self.bias - self.epsilon
+
+
+class Books(tuple[LayerBooks, ...]):
+    """One LayerBooks per layer, in the order of the plan."""
+
+
+class _Layers(dict[str, Array]):
+    """Relevance by layer name; also found by index and by tensor name."""
+
+    def __init__(self, found: Mapping[str, Array], rows: Sequence[Mapping[str, Any]]) -> None:
+        by_tensor = {row["tensor"]: row["name"] for row in rows}
+        super().__init__({by_tensor.get(t, t): r for t, r in found.items()})
+        self._alias = {**by_tensor, **{row["index"]: row["name"] for row in rows}}
+
+    def __missing__(self, key: Any) -> Array:
+        name = self._alias.get(key)
+        if name is None or name not in self.keys():
+            raise KeyError(f"no relevance of layer {key!r}; asked for were {', '.join(self) or 'none'} (layers=)")
+        return self[name]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one run gave.
+
+    relevances: per explained tensor, of its shape. output: the explained output. outputs: all of the model's.
+    target: the class explained, per row (per position for outputs of rank > 2). layers: relevance of what `layers=`
+    named. ratio: Σ relevance ÷ Σ initial relevance, per row.
+    """
+
+    relevances: dict[str, Array]
+    outputs: dict[str, Array]
+    target: Array | None
+    layers: dict[str, Array]
+    initial: Array
+    ratio: Array
+    output_name: str
+    inputs: dict[str, Array] = field(repr=False)
+    _books: Callable[[], Books] = field(repr=False)
+
+    @property
+    def relevance(self) -> Any:
+        """The array when one tensor is explained, else the dict."""
+        return next(iter(self.relevances.values())) if len(self.relevances) == 1 else self.relevances
+
+    @property
+    def output(self) -> Array:
+        """The model output that is explained."""
+        return self.outputs[self.output_name]
+
+    @cached_property
+    def conservation(self) -> Books:
+        """Relevance that arrived at, was sent on by, and was kept by every layer; runs the model once more if needed."""
+        return self._books()
+
+    def heatmap(self, row: int = 0, *, name: str | None = None, size: int | None = None, cmap: str = "bwr") -> Image:
+        """Picture of one row's relevance, symmetric about zero. Raises InputError when it has no picture's shape."""
+        from .heatmap import heatmap
+
+        key = name or next(iter(self.relevances))
+        if key not in self.relevances:
+            raise InputError(f"heatmap: '{key}' is not explained; explained are {', '.join(self.relevances)}")
+        return heatmap(self.relevances[key][row], size=size, cmap=cmap)
+
+    def save(self, path: str | os.PathLike[str], **picture_options: Any) -> None:
+        """`.npz`: all arrays; `.png`: the heat-map of the first row, options as for `heatmap`. Complete or not at all."""
+        target = Path(path)
+        if target.suffix not in (".npz", ".png"):
+            raise InputError(f"{target}: explanations are saved as .npz or .png")
+        if not target.parent.is_dir():
+            raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
+        picture = self.heatmap(**picture_options) if target.suffix == ".png" else None
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=target.suffix, delete=False) as file:
+            try:
+                if picture is not None:
+                    picture.save(file, format="PNG")
+                else:
+                    arrays: dict[str, Any] = {f"relevance.{k}": v for k, v in {**self.relevances, **self.layers}.items()}
+                    arrays |= {f"output.{k}": v for k, v in self.outputs.items()} | {"initial_relevance": self.initial}
+                    arrays |= {} if self.target is None else {"target": self.target}
+                    np.savez(file, **arrays)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, target)
+
+
+class Explainer:
+    """Compiles a model (unless it is compiled already) and explains inputs.
+
+        explainer = Explainer("model.onnx", composite="epsilon_plus_flat")
+        explanation = explainer(x, target=3)
+
+    providers: None (CPU), "cpu", "cuda", or onnxruntime provider names. threads: of onnxruntime, 0 for all.
+    Other keywords are those of `compile`. Raises what `compile` raises, and InputError.
+    """
+
+    def __init__(
+        self,
+        model: ModelSource,
+        composite: CompositeLike | None = None,
+        *,
+        providers: str | Sequence[str] | None = None,
+        threads: int = 0,
+        **options: Any,
+    ) -> None:
+        source = read(model)
+        props = {p.key: p.value for p in source.metadata_props}
+        self._again: dict[str, Any] | None = None
+        if "onnxlrp.version" in props:
+            if composite is not None or options:
+                given = ["composite"] * (composite is not None) + list(options)
+                raise CompositeError(f"the model is compiled already: {', '.join(given)} must be given when compiling it")
+        else:
+            chosen = "epsilon_plus" if composite is None else composite
+            self._again = {"model": model, "composite": chosen, "providers": providers, "threads": threads, **options}
+            source = compile_model(source, chosen, **options)
+            props = {p.key: p.value for p in source.metadata_props}
+        self.model = source
+        self.plan: dict[str, Any] = json.loads(props["onnxlrp.plan"])
+        self._face: dict[str, Any] = json.loads(props["onnxlrp.interface"])
+        source.graph.output.append(onnx.helper.make_empty_tensor_value_info(self._face["initial"]))
+        self.session = open_session(source, providers, threads)
+        source.graph.output.pop()
+        self.conserves = bool(self._face["conserves"])
+        self._checked: Explainer | None = self if self._face["checks"] else None
+        self.required = [i.name for i in self.session.get_inputs()]
+        optional = self.session.get_overridable_initializers()  # target and masks
+        self.inputs = {i.name: i for i in (*self.session.get_inputs(), *optional)}
+
+    def __call__(self, x: Any, target: int | Sequence[int] | None = None) -> Explanation:
+        """Explain a batch: an array for the model's one input, or {input: array} (masks and relevance_out included)."""
+        feed = self._feed(x, target)
+        try:
+            values = self.session.run(None, feed)
+        except Exception as error:
+            raise InputError(f"onnxruntime could not run the model on this input: {one_line(error)}") from error
+        found = dict(zip([o.name for o in self.session.get_outputs()], values, strict=True))
+        initial = found.pop(self._face["initial"])
+        checks = found.pop(self._face["checks"], None) if self._face["checks"] else None
+        relevances = {t: found.pop(o) for t, o in self._face["relevance"].items()}
+        layers = {t: found.pop(o) for t, o in self._face["layers"].items()}
+        ratio = self._ratio(relevances, initial)
+        books = (lambda: self._books(checks)) if checks is not None else lambda: self._check_again(feed)
+        return Explanation(
+            relevances, found, self._targets(feed, found, initial), _Layers(layers, self.plan["layers"]), initial, ratio,
+            self.plan["output"], feed, books,
+        )  # fmt: skip
+
+    # inputs ----------------------------------------------------------------------------------------------------------
+
+    def _feed(self, x: Any, target: int | Sequence[int] | None) -> dict[str, Array]:
+        if isinstance(x, Mapping):
+            given = dict(x)
+        elif len(self.required) == 1:
+            given = {self.required[0]: x}
+        else:
+            raise InputError(f"the model has several inputs: give a dict with {', '.join(self.required)}")
+        unknown = [name for name in given if name not in self.inputs]
+        if unknown:
+            raise InputError(f"the model has no input called '{unknown[0]}'; inputs are {', '.join(self.inputs)}")
+        missing = [name for name in self.required if name not in given]
+        if missing:
+            raise InputError(f"input '{missing[0]}' is missing; the model needs {', '.join(self.required)}")
+        feed = {name: check_array(name, value, self.inputs[name]) for name, value in given.items()}
+        if target is not None:
+            feed["target"] = self._target(target, feed)
+        return feed
+
+    def _target(self, target: int | Sequence[int], feed: Mapping[str, Array]) -> Array:
+        if "target" not in self.inputs:
+            raise InputError("this explanation takes no target: it starts from every value, or from a given relevance")
+        value = np.atleast_1d(np.asarray(target))
+        if value.dtype.kind not in "iu" or value.ndim != 1:
+            raise InputError(f"target must be an integer or a sequence of integers, got {target!r}")
+        classes = self._face["classes"]
+        if value.min(initial=0) < -1 or (classes is not None and value.max(initial=0) >= classes):
+            raise InputError(f"target {target!r} is outside [-1, {classes if classes is not None else 'number of classes'})")
+        rows = next((len(v) for n, v in feed.items() if n in self.required and v.ndim), 1)
+        if len(value) not in (1, rows):
+            raise InputError(f"target has {len(value)} entries, the batch {rows} rows")
+        return value.astype(np.int64)
+
+    # results ---------------------------------------------------------------------------------------------------------
+
+    def _targets(self, feed: Mapping[str, Array], outputs: Mapping[str, Array], initial: Array) -> Array | None:
+        axis = self._face["class_axis"]
+        if axis is None or "target" not in self.inputs:
+            return None
+        asked = feed.get("target", np.asarray([-1]))
+        scores = outputs[self.plan["output"]]
+        if scores.dtype.kind != "f" or scores.shape != initial.shape:
+            scores = np.abs(initial)
+        best = scores.argmax(axis)
+        return np.where(asked.reshape(-1, *[1] * (best.ndim - 1)) < 0, best, asked.reshape(-1, *[1] * (best.ndim - 1)))
+
+    def _ratio(self, relevances: Mapping[str, Array], initial: Array) -> Array:
+        def per_row(a: Array) -> Array:
+            return a.reshape(len(a), -1).sum(1, dtype=np.float64) if a.ndim else a.reshape(1).astype(np.float64)
+
+        rows = initial.shape[0] if initial.ndim else 1
+        whole = all(a.ndim and len(a) == rows for a in relevances.values())
+        with np.errstate(all="ignore"):
+            if whole:
+                ratio = np.sum([per_row(a) for a in relevances.values()], axis=0) / per_row(initial)
+            else:
+                ratio = np.atleast_1d(
+                    np.sum([a.sum(dtype=np.float64) for a in relevances.values()]) / initial.sum(dtype=np.float64)
+                )
+        if not all(np.isfinite(a).all() for a in relevances.values()):
+            warnings.warn("the relevance has values that are not finite; `onnxlrp check` names the layer", stacklevel=3)
+        elif self.conserves and not np.all((ratio >= 0.5) & (ratio <= 2)):
+            worst = ratio[np.abs(np.log(np.maximum(ratio, 1e-30))).argmax()]
+            warnings.warn(
+                f"Σ relevance is {worst:.3g} times the initial relevance (outside 0.5 to 2): biases or ε absorb it; "
+                "explanation.conservation and `onnxlrp check` name the layers",
+                stacklevel=3,
+            )
+        return np.asarray(ratio)
+
+    def _books(self, checks: Array) -> Books:
+        rows: dict[int, list[Array]] = {}
+        for layer, row in zip(self._face["check_layers"], checks, strict=True):
+            if layer is not None:
+                rows.setdefault(layer, []).append(row)
+        at = {name: i for i, name in enumerate(CHECKS)}
+        books = []
+        for layer in self.plan["layers"]:
+            steps = rows.get(layer["index"])
+            if steps:
+                total = np.sum(steps, axis=0)
+                books.append(
+                    LayerBooks(
+                        layer["index"], layer["name"], layer["rule"], float(steps[-1][at["arrived"]]),
+                        float(steps[0][at["sent"]]), float(total[at["bias"]]), float(total[at["epsilon"]]),
+                        int(total[at["nonfinite"]]), int(total[at["outside"]]),
+                    )
+                )  # fmt: skip
+        return Books(books)
+
+    def _check_again(self, feed: Mapping[str, Array]) -> Books:
+        if self._checked is None:
+            if self._again is None:
+                raise InputError("this file was compiled without diagnostics; compile it with checks=True (--checks)")
+            self._checked = Explainer(**{**self._again, "checks": True})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._checked(dict(feed)).conservation
+
+
+def check_array(name: str, value: Any, declared: Any) -> Array:
+    """An array of the declared type and shape, without NaN. Raises InputError."""
+    wanted = np.dtype(TYPES.get(declared.type, "O"))
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input '{name}': not an array: {one_line(error)}") from error
+    if wanted.kind == "O" or array.dtype.kind in "OUS":
+        return array
+    if array.dtype.kind == "f" and wanted.kind in "iu":
+        raise InputError(f"input '{name}' must be {wanted}, got {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite")
+    shape = declared.shape
+    fits = len(shape) == array.ndim and all(not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True))
+    if not fits:
+        sizes = "×".join(str(d) if d is not None else "?" for d in shape)
+        got = "×".join(map(str, array.shape)) or "a scalar"
+        hint = "; add the batch axis: x[None]" if len(shape) == array.ndim + 1 else ""
+        raise InputError(f"input '{name}' must have the shape {sizes}, got {got}{hint}")
+    return np.ascontiguousarray(array, wanted) if array.ndim else array.astype(wanted)
+
+
+TYPES = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32, "tensor(int16)": np.int16, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16, "tensor(uint32)": np.uint32, "tensor(uint64)": np.uint64, "tensor(bool)": np.bool_,
+}  # fmt: skip
+
+
+def open_session(model: onnx.ModelProto, providers: str | Sequence[str] | None, threads: int) -> ort.InferenceSession:
+    """A session on a ModelProto; over 2 GB by way of a temporary file. Raises InputError for an unknown provider."""
+    asked = ["cpu"] if providers is None else [providers] if isinstance(providers, str) else list(providers)
+    names = [PROVIDERS.get(p.lower(), p) for p in asked]
+    available = ort.get_available_providers()
+    for name in names:
+        if name not in available:
+            hint = "; `pip install onnxruntime-gpu` in the place of onnxruntime brings it" if "CUDA" in name else ""
+            raise InputError(f"provider '{name}' is not available here; available are {', '.join(available)}{hint}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # onnxruntime warns of every overridable initializer, such as `target`
+    options.intra_op_num_threads = threads
+    try:
+        if model.ByteSize() < LIMIT:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=names)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(model, path, save_as_external_data=True, location="model.data")
+            return ort.InferenceSession(str(path), options, providers=names)
+    except Exception as error:
+        raise InvalidModel(f"onnxruntime cannot load the compiled model: {one_line(error)}") from error
