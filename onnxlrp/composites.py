@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Protocol
 
 import onnx
 
-from .errors import CompositeError
+from .errors import CompositeError, RuleMismatch
 from .linear import Kind
 from .rules import Epsilon, Rule
 
@@ -71,7 +72,14 @@ class Primitive(Protocol):
         ...
 
 
+def check_count(n: object, what: str) -> None:
+    """A whole number, numpy's included."""
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise CompositeError(f"{what}: needs a whole number, got {n!r}")
+
+
 def _index(index: int, layers: int, what: str) -> int:
+    check_count(index, what)
     if not -layers <= index < layers:
         raise CompositeError(f"{what}: the model has layers 0 to {layers - 1} (see `onnxlrp inspect`)")
     return index % layers
@@ -129,8 +137,12 @@ class _Typed(_Shown):
 def check_rule(rule: object, where: str) -> None:
     """A rule, not a class or something else."""
     if not isinstance(rule, Rule):
-        hint = f"; write {rule.__name__}()" if isinstance(rule, type) and issubclass(rule, Rule) else ""
-        raise CompositeError(f"{where} needs a rule, got {rule!r}{hint}")
+        raise CompositeError(f"{where} needs a rule, got {rule!r}{_called(rule)}")
+
+
+def _called(rule: object) -> str:
+    """The hint for a rule's class in the place of a rule."""
+    return f"; write {rule.__name__}()" if isinstance(rule, type) and issubclass(rule, Rule) else ""
 
 
 def check_types(types: object, where: str) -> None:
@@ -192,7 +204,7 @@ class LayerMap(_Shown):
 
     def choose(self, sites: Sequence[Site], layers: int) -> Iterator[Choice]:
         check_rule(self.rule, "LayerMap")
-        index = _index(self.index, layers, f"LayerMap({self.index})")
+        index = _index(self.index, layers, f"LayerMap({self.index!r})")
         yield from (Choice(s, self.rule, f"LayerMap({self.index})", True) for s in sites if s.core and s.layer == index)
 
 
@@ -222,6 +234,7 @@ class FirstNTypeMap(_Typed):
     types: Mapping[str, Rule]
 
     def selects(self, site: Site, layers: int) -> bool:
+        check_count(self.n, f"FirstNTypeMap({self.n!r}, ...)")
         return site.layer is not None and site.layer < self.n
 
 
@@ -233,6 +246,7 @@ class LastNTypeMap(_Typed):
     types: Mapping[str, Rule]
 
     def selects(self, site: Site, layers: int) -> bool:
+        check_count(self.n, f"LastNTypeMap({self.n!r}, ...)")
         return site.layer is not None and site.layer >= layers - self.n
 
 
@@ -263,6 +277,8 @@ class NameMap(_Shown):
     names: Mapping[str, Rule]
 
     def choose(self, sites: Sequence[Site], layers: int) -> Iterator[Choice]:
+        if not isinstance(self.names, Mapping):
+            raise CompositeError(f"NameMap needs a dict {{name: rule}}, got {self.names!r}")
         for pattern, rule in self.names.items():
             check_rule(rule, f"NameMap['{pattern}']")
             try:
@@ -273,6 +289,9 @@ class NameMap(_Shown):
                 names = [n for s in sites for n in (s.name, s.scope) if n]
                 near = difflib.get_close_matches(pattern, names, 3) or names[:3]
                 raise CompositeError(f"NameMap: no node is called '{pattern}'; there are, for example, {', '.join(near)}")
+            if not any(rule.fits(s.kind) for s in hits) and not any(s.name == pattern for s in hits):
+                some = ", ".join(f"{s.name} ({s.op})" for s in hits[:3])
+                raise RuleMismatch(f"NameMap: rule {rule!r} fits none of the nodes that '{pattern}' names, such as {some}")
             exact = not any(c in pattern for c in "*?[") and not pattern.startswith("re:")
             for site in hits:
                 # A scope names a module with all its nodes: the rule goes to those that it fits.
@@ -312,6 +331,8 @@ def _slice(r: range) -> slice:
 
 def in_range(site: Site, r: range, layers: int) -> bool:
     """Whether a layer index lies in a range whose negative bounds count from the end."""
+    if not isinstance(r, range):
+        raise CompositeError(f"RangeMap and RangeTypeMap need a range such as range(1, 4), got {r!r}")
     return site.layer is not None and site.layer in range(layers)[_slice(r)]
 
 
@@ -352,7 +373,9 @@ class Composite:
             raise CompositeError("Composite takes at most one rule, the default, as its first argument; then primitives")
         for part in parts:
             if not isinstance(part, Rule) and (isinstance(part, type) or not hasattr(part, "choose")):
-                raise CompositeError(f"Composite takes a rule and primitives such as GlobalTypeMap({{...}}), got {part!r}")
+                raise CompositeError(
+                    f"Composite takes a rule and primitives such as GlobalTypeMap({{...}}), got {part!r}{_called(part)}"
+                )
         primitives = tuple(p for p in parts if not isinstance(p, Rule))
         for key, value in {
             "default": rules[0] if rules else Epsilon(), "primitives": primitives, "name": name,
@@ -385,4 +408,6 @@ def resolve(composite: CompositeLike, presets: Callable[[str], Composite]) -> Co
         return Composite(NameMap(dict(composite)))
     if isinstance(composite, (list, tuple)):
         return Composite(RuleList(tuple(composite)))
-    raise CompositeError(f"a composite is a preset name, a Composite, a list of rules or a dict, got {composite!r}")
+    raise CompositeError(
+        f"a composite is a preset name, a Composite, a list of rules or a dict, got {composite!r}{_called(composite)}"
+    )

@@ -63,7 +63,7 @@ def read(source: ModelSource) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return copy
+        return _complete(copy, "the model")
     name = "the model" if isinstance(source, bytes) else str(source)
     try:
         if isinstance(source, bytes):
@@ -76,9 +76,23 @@ def read(source: ModelSource) -> onnx.ModelProto:
     except IsADirectoryError as error:
         raise InvalidModel(f"{name} is a folder; give the .onnx file in it") from error
     except Exception as error:
+        if "should be stored in" in str(error):
+            raise InvalidModel(f"{name}: its external data is missing ({one_line(error)})") from error
         raise InvalidModel(f"{name} is not a complete ONNX file (truncated, or another format): {one_line(error)}") from error
     if not model.graph.node and not model.graph.output:
         raise InvalidModel(f"{name} is not an ONNX model: it has no nodes and no outputs")
+    return _complete(model, name)
+
+
+def _complete(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Refuse a model whose weights lie in files that only its path would lead to, or that computes nothing."""
+    absent = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if absent:
+        raise InvalidModel(
+            f"{name} has external data ('{absent[0]}' and {len(absent) - 1} more): give the model's path instead"
+        )
+    if not model.graph.output:
+        raise InvalidModel(f"{name} has no outputs, so there is nothing to explain: declare one in graph.output")
     return model
 
 
@@ -112,6 +126,7 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     graph = gs.import_onnx(model)
     for index, node in enumerate(graph.nodes):
         node.name = node.name or f"{node.op}_{index}"
+        node.domain = None if node.domain in ("", "ai.onnx") else node.domain
     _unique_node_names(graph)
     expand(graph)
     return Source(graph, metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,9 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
         output = names[0]
     tensors = {t.name: t for n in graph.nodes for t in n.outputs}
     if output not in tensors:
-        raise CompositeError(f"output: no output is called '{output}'; the model has {', '.join(names)}")
+        near_name = difflib.get_close_matches(output, [*names, *tensors], 1)
+        hint = f"did you mean '{near_name[0]}'?" if near_name else f"the model has {', '.join(names)}"
+        raise CompositeError(f"output: no output is called '{output}'; {hint}")
     t, stripped = _strip(graph, tensors[output])
     if not is_float(t):
         raise UnsupportedOp(
