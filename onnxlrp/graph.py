@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import heapq
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +102,8 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
 
     input_shapes: replaces (symbolic) input shapes, {input: shape}. Raises InvalidModel, UnsupportedOp, InputError.
     """
-    model = read(source)
+    whole = read(source)
+    model = skeleton(whole)
     for node in model.graph.node:
         if node.domain == "com.microsoft.nchwc":
             raise UnsupportedOp(
@@ -116,20 +118,54 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     sort_proto(model.graph)
     metadata = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in model.graph.node if n.output}
     model = infer_shapes(_to_opset(model))
-    if model.ByteSize() < LIMIT:
-        try:
-            onnx.checker.check_model(model)
-        except Exception as error:
-            # a newer operator is expanded below or refused by its node's name; an output's shape may be unknown
-            if not any(known in str(error) for known in ("No Op registered for", "'shape' of 'type'")):
-                raise InvalidModel(f"the model does not pass onnx.checker: {one_line(error)}") from error
-    graph = gs.import_onnx(model)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        # a newer operator is expanded below or refused by its node's name; an output's shape may be unknown
+        if not any(known in str(error) for known in ("No Op registered for", "'shape' of 'type'")):
+            raise InvalidModel(f"the model does not pass onnx.checker: {one_line(error)}") from error
+    graph = gs.import_onnx(_with_weights(model, whole))
     for index, node in enumerate(graph.nodes):
         node.name = node.name or f"{node.op}_{index}"
         node.domain = None if node.domain in ("", "ai.onnx") else node.domain
     _unique_node_names(graph)
     expand(graph)
     return Source(graph, metadata)
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with typed inputs in the place of its large weights: checks and inference cost what the graph costs."""
+    light, graph = onnx.ModelProto(), model.graph
+    for name in ("ir_version", "producer_name", "producer_version"):
+        setattr(light, name, getattr(model, name))
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    light.graph.name = graph.name or "graph"
+    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, name).extend(getattr(graph, name))
+    declared = {i.name for i in graph.input}
+    for t in graph.initializer:
+        if _is_large(t):
+            if t.name not in declared:
+                light.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+        else:
+            light.graph.initializer.append(t)
+    return light
+
+
+def _is_large(t: onnx.TensorProto) -> bool:
+    """Over 4 KB: no shape or axis that inference or conversion would have to read."""
+    return math.prod(t.dims) > 1024
+
+
+def _with_weights(light: onnx.ModelProto, whole: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the large weights of `whole` back into its skeleton."""
+    large = {t.name: t for t in whole.graph.initializer if _is_large(t)}
+    inputs = [i for i in light.graph.input if i.name not in large]
+    del light.graph.input[:]
+    light.graph.input.extend(inputs)
+    light.graph.initializer.extend(large.values())
+    return light
 
 
 def _set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> None:
@@ -150,9 +186,8 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
     """IR 3 lists every initializer among the inputs; they are constants for us and must not become explained inputs."""
     constants = {t.name for t in model.graph.initializer}
     kept = [i for i in model.graph.input if i.name not in constants]
-    if len(kept) < len(model.graph.input):
-        del model.graph.input[:]
-        model.graph.input.extend(kept)
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, 8)
 
 
@@ -197,18 +232,15 @@ def _lower(node: onnx.NodeProto) -> None:
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Shapes of all tensors where inference knows them; a failure is no error (runs need no shapes, readings ask for ranks).
 
-    What the file records is used only where inference finds nothing: some exporters record wrong shapes.
+    The result is a skeleton. What the file records is used only where inference finds nothing: some exporters record wrong shapes.
     """
-    if model.ByteSize() >= LIMIT:
-        return model
     recorded = {v.name: v for v in model.graph.value_info}
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = skeleton(model)
     del bare.graph.value_info[:]
     try:
         bare = shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:
-        return model
+        return skeleton(model)
     known = {v.name for v in bare.graph.value_info}
     bare.graph.value_info.extend(v for name, v in recorded.items() if name not in known)
     return bare
@@ -317,8 +349,7 @@ def to_proto(
         model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
     for key, value in props.items():
         model.metadata_props.add(key=key, value=value)
-    if model.ByteSize() < LIMIT:
-        onnx.checker.check_model(model)
+    onnx.checker.check_model(skeleton(model))
     return model
 
 
