@@ -314,6 +314,16 @@ class HalfTypeMap(_Typed):
 
 
 @dataclass(frozen=True)
+class EveryMap(_Shown):
+    """Every node that carries relevance, whatever its kind."""
+
+    rule: Rule
+
+    def choose(self, sites: Sequence[Site], layers: int) -> Iterator[Choice]:
+        yield from (Choice(s, self.rule, "EveryMap") for s in sites)
+
+
+@dataclass(frozen=True)
 class WeightedRangeMap(_Shown):
     """The n-th weighted layers, counted among weighted layers only."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .composites import (
     Composite,
+    EveryMap,
     FirstLayerMap,
     FirstLayerTypeMap,
     GlobalTypeMap,
@@ -141,12 +142,10 @@ def excitation_backprop() -> Composite:
     return Composite(ZPlus(), name="excitation_backprop")
 
 
-EVERY = ("Linear", "Pooling", "Normalization", "Reshaping", "Sum", "Product", "Softmax", "Attention")
-
-
 def _derivative(name: str, activation: Rule, **options: bool) -> Composite:
-    maps: dict[str, Rule] = {"Relu": activation, "Activation": Gradient(), **dict.fromkeys(EVERY, Gradient())}
-    return Composite(Gradient(), GlobalTypeMap(maps), name=name, derivative=True, **options)
+    # reductions, scales and ratios are in no group, and a derivative must leave out none
+    maps = (EveryMap(Gradient()), GlobalTypeMap({"Relu": activation}))
+    return Composite(Gradient(), *maps, name=name, derivative=True, **options)
 
 
 @_preset
