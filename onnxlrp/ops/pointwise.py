@@ -44,7 +44,7 @@ def _shrink(v: View, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _pow(v: View, x: Tensor, y: Tensor) -> Tensor:
-    n = v.need(1)
+    n = x.emit.cast(v.need(1), x.dtype)  # the exponent may be an integer
     return n * _f("Pow", x, n - 1.0)
 
 
