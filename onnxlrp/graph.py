@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import inliner, shape_inference, version_converter
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import InputError, InvalidModel, UnsupportedOp
 from .expand import expand
@@ -26,6 +27,7 @@ from .expand import expand
 __all__ = ["OPSET", "Source", "captured", "depends", "infer_shapes", "load", "read", "save", "scope_of", "sort", "to_proto"]
 
 OPSET = 18
+G_LOGGER.severity = G_LOGGER.CRITICAL  # what matters is raised; a library prints nothing
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 SCOPES = "pkg.torch.onnx.name_scopes"
 PRIVATE = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")  # carry paths and source lines of other people
@@ -155,7 +157,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _is_large(t: onnx.TensorProto) -> bool:
     """Over 4 KB: no shape or axis that inference or conversion would have to read."""
-    return math.prod(t.dims) > 1024
+    return bool(math.prod(t.dims) > 1024)
 
 
 def _with_weights(light: onnx.ModelProto, whole: onnx.ModelProto) -> onnx.ModelProto:
@@ -232,7 +234,7 @@ def _lower(node: onnx.NodeProto) -> None:
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Shapes of all tensors where inference knows them; a failure is no error (runs need no shapes, readings ask for ranks).
 
-    The result is a skeleton. What the file records is used only where inference finds nothing: some exporters record wrong shapes.
+    The result is a skeleton. What the file records is used only where inference finds nothing: some exporters are wrong.
     """
     recorded = {v.name: v for v in model.graph.value_info}
     bare = skeleton(model)
