@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from .errors import InvalidModel
 from .graph import Source, depends, infer_shapes, one_line, sort
 
 __all__ = [
-    "RANDOM", "Maker", "constants_of", "finish", "fold_constants", "is_static", "only_user", "producer", "splice", "widen",
+    "RANDOM", "Maker", "constants_of", "finish", "fold_constants", "is_static", "only_user", "producer", "replace_tensor",
+    "widen",
 ]  # fmt: skip
 
 SMALL = 16 * 1024  # bytes up to which a computed constant is stored instead of the nodes that compute it
@@ -169,17 +170,20 @@ def _wide(t: gs.Tensor) -> bool:
 
 
 class Maker:
-    """Adds arithmetic on constants to a graph: computed here when small, by nodes when not."""
+    """Adds arithmetic on constants to a graph: computed here when small, by nodes when not.
+
+    base: what the names start with; no two makers of a graph may share it.
+    """
 
     def __init__(self, graph: gs.Graph, base: str) -> None:
         self.graph, self.base, self.count = graph, base, 0
 
-    def _name(self, what: str) -> str:
+    def name(self, what: str) -> str:
         self.count += 1
         return f"{self.base}/{what}{self.count}"
 
     def constant(self, value: Any) -> gs.Constant:
-        return gs.Constant(self._name("const"), np.asarray(value))
+        return gs.Constant(self.name("const"), np.asarray(value))
 
     def op(self, op: str, *inputs: gs.Tensor, **attrs: Any) -> gs.Tensor:
         """A node, or its value when the operands are small constants."""
@@ -191,13 +195,24 @@ class Maker:
             return self.constant(plain[op](*wide).astype(values[0].dtype))
         if len(values) == len(inputs) and op == "Reshape":
             return self.constant(values[0].reshape(values[1].tolist()))
-        name = self._name(op)
-        out = gs.Variable(name, inputs[0].dtype)
+        name = self.name(op)
+        out = gs.Variable(name, inputs[0].dtype, _result(op, inputs) if op in (*plain, "Reshape", "Expand") else None)
         self.graph.nodes.append(gs.Node(op, name, attrs, list(inputs), [out]))
         return out
 
     def reshape(self, t: gs.Tensor, *sizes: int) -> gs.Tensor:
         return self.op("Reshape", t, self.constant(np.asarray(sizes, np.int64)))
+
+
+def _result(op: str, inputs: Sequence[gs.Tensor]) -> list[int] | None:
+    """Shape of what a Maker computes, where all shapes are known."""
+    if not all(is_static(t) for t in inputs):
+        return None
+    if op in ("Reshape", "Expand"):
+        sizes = [int(d) for d in inputs[1].values]
+        total, known = int(np.prod(inputs[0].shape)), int(np.prod([d for d in sizes if d != -1]))
+        return [total // max(known, 1) if d == -1 else d for d in sizes]
+    return list(np.broadcast_shapes(*(tuple(t.shape) for t in inputs)))
 
 
 def producer(t: gs.Tensor) -> Any:
@@ -209,14 +224,3 @@ def only_user(t: gs.Tensor, kept: Collection[str]) -> Any:
     """The one node that carries t's relevance on; Shape does not count."""
     users = [n for n in t.outputs if n.op not in ("Shape", "Size")]
     return users[0] if len(users) == 1 and t.name not in kept and sum(x is t for x in users[0].inputs) == 1 else None
-
-
-def splice(first: gs.Tensor, last: gs.Node) -> None:
-    """Let the producer of `first` write what `last` wrote; shape queries on `first` move along."""
-    out, producer = last.outputs[0], first.inputs[0]
-    last.outputs.clear()
-    last.inputs.clear()
-    out.shape = out.shape if out.shape is not None else first.shape
-    for query in list(first.outputs):
-        query.inputs[[t is first for t in query.inputs].index(True)] = out
-    producer.outputs[0] = out

@@ -5,15 +5,16 @@ Weights are changed by nodes on constants, which the runtime folds when it loads
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .constants import Maker, constants_of, is_static, only_user, producer, splice
-from .facts import scaled_inputs
+from .constants import Maker, constants_of, is_static, only_user, producer, replace_tensor
+from .facts import is_float, scaled_inputs
 
-__all__ = ["fold_back", "fold_forward", "mul_add", "varies"]
+__all__ = ["fold_back", "fold_forward", "merge_affine", "mul_add", "varies"]
 
 
 def channel_axis(node: gs.Node, rank: int) -> int:
@@ -21,83 +22,163 @@ def channel_axis(node: gs.Node, rank: int) -> int:
     return rank - 1 if node.op == "MatMul" else 1
 
 
-def varies(t: gs.Tensor, rank: int, axis: int) -> bool:
-    """Whether a constant is a scalar or varies along one axis only of a tensor of that rank."""
-    if t.shape is None or len(t.shape) > rank:
+def varies(t: gs.Tensor, x: gs.Tensor, axis: int) -> bool:
+    """Whether a constant is a scalar or varies along one axis only of x, and does not broadcast x up."""
+    if t.shape is None or x.shape is None or len(t.shape) > len(x.shape):
         return False
+    rank = len(x.shape)
     shape = [1] * (rank - len(t.shape)) + list(t.shape)
-    return all(d == 1 for a, d in enumerate(shape) if a != axis)
+    return shape[axis] in (1, x.shape[axis]) and all(d == 1 for a, d in enumerate(shape) if a != axis)
 
 
 def is_linear(node: gs.Node, fixed: Collection[str]) -> bool:
-    """A linear node whose weight is a constant on its right."""
-    if node.op in ("Conv", "ConvTranspose", "Gemm"):
-        return node.inputs[1].name in fixed
-    return node.op == "MatMul" and node.inputs[1].name in fixed and node.inputs[0].name not in fixed
+    """A linear node whose weight is a constant of known shape on its right."""
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not is_float(node.outputs[0]):
+        return False
+    return node.inputs[1].name in fixed and node.inputs[0].name not in fixed and is_static(node.inputs[1])
 
 
-def batch_norm(make: Maker, node: gs.Node) -> tuple[gs.Tensor, gs.Tensor] | None:
-    """(scale, shift) of a BatchNormalization: γ/√(σ²+ε) and β − μ γ/√(σ²+ε). None when they are not constants."""
+class Affine(NamedTuple):
+    """x · scale + shift with flat constants; None for 1 and 0."""
+
+    scale: gs.Tensor | None = None
+    shift: gs.Tensor | None = None
+
+
+def batch_norm(make: Maker, node: gs.Node) -> Affine | None:
+    """γ/√(σ²+ε) and β − μ γ/√(σ²+ε) of a BatchNormalization. None when they are not constants."""
     if node.attrs.get("training_mode", 0) or not all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
         return None
     gamma, beta, mu, var = (np.asarray(t.values, np.float64) for t in node.inputs[1:5])
     scale = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
-    return make.constant(scale.astype(np.float32)), make.constant((beta - mu * scale).astype(np.float32))
+    return Affine(make.constant(scale.astype(np.float32)), make.constant((beta - mu * scale).astype(np.float32)))
+
+
+def affine_of(make: Maker, node: gs.Node, x: gs.Tensor, axis: int, fixed: Collection[str]) -> Affine | None:
+    """What a node does to x, when that is a scale and a shift along one axis by constants."""
+    if node.op == "BatchNormalization":
+        return batch_norm(make, node) if axis == 1 and node.inputs[0] is x else None
+    if node.op not in ("Add", "Sub", "Mul", "Div"):
+        return None
+    mine = 0 if node.inputs[0] is x else 1
+    other = node.inputs[1 - mine]
+    if other.name not in fixed or (mine == 1 and node.op in ("Sub", "Div")) or not varies(other, x, axis):
+        return None
+    flat = make.reshape(other, -1)
+    if node.op in ("Add", "Sub"):
+        return Affine(shift=flat if node.op == "Add" else make.op("Sub", make.constant(np.float32(0)), flat))
+    return Affine(scale=flat if node.op == "Mul" else make.op("Div", make.constant(np.float32(1)), flat))
+
+
+def chain(make: Maker, first: Affine, then: Affine) -> Affine:
+    """(x·a + b)·c + d  =  x·(a c) + (b c + d)."""
+    scale, shift = first
+    if then.scale is not None:
+        scale = then.scale if scale is None else make.op("Mul", scale, then.scale)
+        shift = None if shift is None else make.op("Mul", shift, then.scale)
+    if then.shift is not None:
+        shift = then.shift if shift is None else make.op("Add", shift, then.shift)
+    return Affine(scale, shift)
 
 
 def fold_back(graph: gs.Graph, kept: Collection[str]) -> None:
     """BatchNormalization, and Add, Sub, Mul, Div by scalars or per-channel constants, into the linear node before them."""
     fixed = constants_of(graph)
     for node in [n for n in graph.nodes if is_linear(n, fixed)]:
-        while _fold_one(graph, node, kept, fixed):
-            pass
+        _fold_run(graph, Maker(graph, f"{node.name}/fold"), node, kept, fixed)
 
 
-def _fold_one(graph: gs.Graph, node: gs.Node, kept: Collection[str], fixed: set[str]) -> bool:
+def _fold_run(graph: gs.Graph, make: Maker, node: gs.Node, kept: Collection[str], fixed: Collection[str]) -> None:
+    """Fold all that follows one linear node, a Transpose looked through.
+
+    A MatMul keeps its bias in an Add behind it (groups.py reads the two as one); there, what is folded moves into both.
+    """
     y = node.outputs[0]
     user = only_user(y, kept)
     if user is None or y.shape is None:
-        return False
-    rank = len(y.shape)
-    axis, last = channel_axis(node, rank), y
+        return
+    axis, last = channel_axis(node, len(y.shape)), y
     if user.op == "Transpose":  # channels last: look through
-        perm = user.attrs.get("perm") or list(range(rank))[::-1]
-        axis, last = perm.index(axis), user.outputs[0]
-        user = only_user(last, kept)
-        if user is None:
-            return False
-    make = Maker(graph, user.name)
-    scale: gs.Tensor | None = None
-    shift: gs.Tensor | None = None
-    if user.op == "BatchNormalization" and axis == 1 and user.inputs[0] is last:
-        pair = batch_norm(make, user)
-        if pair is None:
-            return False
-        scale, shift = pair
-    elif user.op in ("Add", "Sub", "Mul", "Div"):
-        mine = 0 if user.inputs[0] is last else 1
-        other = user.inputs[1 - mine]
-        if other.name not in fixed or (mine == 1 and user.op in ("Sub", "Div")) or not varies(other, rank, axis):
-            return False
-        if user.outputs[0].shape is not None and len(user.outputs[0].shape) != rank:
-            return False
-        flat = make.reshape(other, -1)
-        zero, one = (make.constant(np.float32(v)) for v in (0, 1))
-        if user.op in ("Add", "Sub"):
-            shift = flat if user.op == "Add" else make.op("Sub", zero, flat)
-        else:
-            scale = flat if user.op == "Mul" else make.op("Div", one, flat)
-        if user.op in ("Add", "Sub") and node.op == "MatMul":
-            return False  # grouped, not rewritten: see groups.py
-    else:
+        axis, last = list(user.attrs.get("perm") or range(len(y.shape))[::-1]).index(axis), user.outputs[0]
+    nodes, total = _run(make, last, axis, kept, fixed)
+    if not nodes or (node.op == "MatMul" and [n.op for n in nodes] == ["Add"]):
+        return
+    apply_affine(make, node, total.scale, None if node.op == "MatMul" else total.shift)
+    source, out = last.inputs[0], _cut(last, nodes)
+    if node.op == "MatMul" and total.shift is not None:
+        product = gs.Variable(make.name("product"), out.dtype, y.shape)
+        graph.nodes.append(gs.Node("Add", make.name("bias"), {}, [product, lay(make, total.shift, y, axis)], [out]))
+        out = product
+    source.outputs[0] = out
+
+
+def _cut(first: gs.Tensor, nodes: list[gs.Node]) -> gs.Tensor:
+    """Take out the nodes behind `first`, one after the other; the tensor that the last one wrote is returned."""
+    out, gone = nodes[-1].outputs[0], [first, *(n.outputs[0] for n in nodes[:-1])]
+    out.shape = out.shape if out.shape is not None else first.shape
+    for node in nodes:
+        node.outputs.clear()
+        node.inputs.clear()
+    for t in gone:
+        replace_tensor(t, out)  # who asks for its shape asks for that of the last one
+    return out
+
+
+def _run(make: Maker, x: gs.Tensor, axis: int, kept: Collection[str], fixed: Collection[str]) -> tuple[list[gs.Node], Affine]:
+    """The nodes behind x, one after the other, that scale and shift by constants along one axis; and their product."""
+    nodes: list[gs.Node] = []
+    total = Affine()
+    while (user := only_user(x, kept)) is not None and (found := affine_of(make, user, x, axis, fixed)) is not None:
+        nodes.append(user)
+        total, x = chain(make, total, found), user.outputs[0]
+        if x.shape is None:
+            break
+    return nodes, total
+
+
+def lay(make: Maker, t: gs.Tensor, x: gs.Tensor, axis: int) -> gs.Tensor:
+    """A flat constant laid out along one axis of x."""
+    return make.reshape(t, -1, *[1] * (len(x.shape) - axis - 1))
+
+
+def merge_affine(graph: gs.Graph, kept: Collection[str]) -> None:
+    """A run of Add, Sub, Mul, Div by per-channel constants that folded nowhere becomes one Mul and one Add."""
+    fixed, scaled = constants_of(graph), scaled_inputs(graph, {t.name for t in graph.inputs})
+    done: set[int] = set()
+    for node in list(graph.nodes):
+        if id(node) in done or node.op not in ("Add", "Sub", "Mul", "Div") or node.outputs[0].name in scaled:
+            continue
+        if not is_float(node.outputs[0]):
+            continue
+        x = next((t for t in node.inputs if t.name not in fixed), None)
+        if x is None or x.shape is None or sum(t.name in fixed for t in node.inputs) != 1:
+            continue
+        for axis in (1, *range(len(x.shape))):
+            if axis < len(x.shape) and _merge(graph, node, x, axis, kept, fixed, done):
+                break
+
+
+def _merge(
+    graph: gs.Graph, node: gs.Node, x: gs.Tensor, axis: int, kept: Collection[str], fixed: Collection[str], done: set[int]
+) -> bool:
+    make = Maker(graph, f"{node.name}/affine{axis}")
+    first = affine_of(make, node, x, axis, fixed)
+    if first is None or node.outputs[0].shape is None:
         return False
-    apply_affine(make, node, scale, shift)
-    if last is y:
-        splice(y, user)
-    else:
-        splice(last, user)
-    fixed |= {t.name for n in graph.nodes[-8:] for t in n.outputs}  # what apply_affine just made
-    fixed |= {t.name for t in node.inputs[1:]}
+    more, rest = _run(make, node.outputs[0], axis, kept, fixed)
+    nodes, total = [node, *more], chain(make, first, rest)
+    if total.scale is None or total.shift is None or [n.op for n in nodes] == ["Mul", "Add"]:
+        return False
+    if all(t.shape is not None and int(np.prod(t.shape)) == 1 for t in (total.scale, total.shift)):
+        return False
+    done.update(id(n) for n in nodes)
+    name = nodes[-1].name
+    out = _cut(node.outputs[0], more) if more else node.outputs[0]
+    node.outputs.clear()
+    node.inputs.clear()
+    product = gs.Variable(make.name("product"), out.dtype, x.shape)
+    graph.nodes.append(gs.Node("Mul", f"{node.name}/scale", {}, [x, lay(make, total.scale, x, axis)], [product]))
+    graph.nodes.append(gs.Node("Add", name, {}, [product, lay(make, total.shift, x, axis)], [out]))
     return True
 
 
@@ -105,22 +186,21 @@ def apply_affine(make: Maker, node: gs.Node, scale: gs.Tensor | None, shift: gs.
     """w, b := w · scale, b · scale + shift along the output channels."""
     w = node.inputs[1]
     b = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
-    outs = _outputs(node)
     if scale is not None:
-        node.inputs[1] = make.op("Mul", w, _along(make, node, scale))
         b = make.op("Mul", b, scale) if b is not None else None
+        node.inputs[1] = make.op("Mul", w, _along(make, node, scale))
     if shift is not None:
-        b = make.op("Add", b, shift) if b is not None else shift
-        if outs is not None and node.op != "MatMul":
-            b = make.op("Add", b, make.constant(np.zeros(outs, np.float32)))  # a scalar shift becomes one per channel
+        zeros = make.constant(np.zeros(_outputs(node, w), np.float32))
+        b = make.op("Add", b if b is not None else zeros, shift)  # a scalar shift becomes one per channel
     if b is not None:
         node.inputs = [node.inputs[0], node.inputs[1], b]
 
 
-def _outputs(node: gs.Node) -> int | None:
-    shape = node.outputs[0].shape
-    size = shape[channel_axis(node, len(shape))] if shape is not None else None
-    return size if isinstance(size, int) else None
+def _outputs(node: gs.Node, w: gs.Tensor) -> int:
+    """Number of output channels, from the weight."""
+    if node.op == "ConvTranspose":
+        return int(w.shape[1]) * int(node.attrs.get("group", 1))
+    return int(w.shape[0] if node.op == "Conv" or node.attrs.get("transB", 0) else w.shape[-1])
 
 
 def _along(make: Maker, node: gs.Node, scale: gs.Tensor) -> gs.Tensor:
@@ -142,68 +222,66 @@ def _along(make: Maker, node: gs.Node, scale: gs.Tensor) -> gs.Tensor:
 
 
 def fold_forward(graph: gs.Graph, kept: Collection[str]) -> None:
-    """BatchNormalization directly before a Conv without padding, Gemm or MatMul goes into that one's weight."""
+    """BatchNormalization, or Mul and Add per channel, directly before a Conv without padding, Gemm or MatMul goes into it."""
     fixed, scaled = constants_of(graph), scaled_inputs(graph, {t.name for t in graph.inputs})
     for node in [n for n in graph.nodes if is_linear(n, fixed) and n.op != "ConvTranspose"]:
-        for x, scale, shift, chain in _norms_before(graph, node, kept, fixed):
-            if chain[-1].outputs[0].name in scaled or any(node.attrs.get("pads", [])) or node.attrs.get("group", 1) != 1:
-                continue
-            make, w = Maker(graph, node.name), node.inputs[1]
-            rank = len(w.shape)
-            conv, trans = node.op == "Conv", bool(node.attrs.get("transB", 0))
-            if rank != 2 and not conv:
-                continue
-            inner = [1, -1, *[1] * (rank - 2)] if conv or trans else [-1, 1]
-            moved = make.op("Mul", w, make.reshape(shift, *inner))
-            axes = make.constant(np.asarray([a for a in range(rank) if a != (0 if conv or trans else 1)], np.int64))
-            extra = gs.Variable(make._name("ReduceSum"), np.float32)
-            graph.nodes.append(gs.Node("ReduceSum", extra.name, {"keepdims": 0}, [moved, axes], [extra]))
-            node.inputs[0] = x
-            node.inputs[1] = make.op("Mul", w, make.reshape(scale, *inner))
+        make, w = Maker(graph, f"{node.name}/before"), node.inputs[1]
+        rank, conv, trans = len(w.shape), node.op == "Conv", bool(node.attrs.get("transB", 0))
+        norm = _norm_before(make, node, kept, fixed)
+        if norm is None or any(node.attrs.get("pads", [])) or node.attrs.get("group", 1) != 1 or (rank != 2 and not conv):
+            continue
+        x, scale, shift = norm
+        if node.inputs[0].name in scaled:
+            continue
+        inner = [1, -1, *[1] * (rank - 2)] if conv or trans else [-1, 1]
+        moved = make.op("Mul", w, make.reshape(shift, *inner))
+        axes = make.constant(np.asarray([a for a in range(rank) if a != (0 if conv or trans else 1)], np.int64))
+        extra = make.op("ReduceSum", moved, axes, keepdims=0)
+        extra.shape = [_outputs(node, w)]
+        node.inputs[0] = x
+        node.inputs[1] = make.op("Mul", w, make.reshape(scale, *inner))
+        if node.op != "MatMul":
             apply_affine(make, node, None, extra)
-            break
+            continue
+        out = node.outputs[0]
+        node.outputs[0] = gs.Variable(make.name("product"), out.dtype, out.shape)
+        graph.nodes.append(gs.Node("Add", make.name("bias"), {}, [node.outputs[0], extra], [out]))
+        _fold_run(graph, make, node, kept, {*fixed, extra.name})  # with the bias that was there
 
 
-def _norms_before(
-    graph: gs.Graph, node: gs.Node, kept: Collection[str], fixed: Collection[str]
-) -> Iterator[tuple[gs.Tensor, gs.Tensor, gs.Tensor, list[gs.Node]]]:
-    """(input, scale, shift, nodes) of a BatchNormalization, or a per-channel Mul and Add, that feeds a linear node only."""
+def _norm_before(
+    make: Maker, node: gs.Node, kept: Collection[str], fixed: Collection[str]
+) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor] | None:
+    """(input, scale, shift) of a BatchNormalization, or a per-channel Mul and Add, that feeds a linear node only."""
     x = node.inputs[0]
     norm = producer(x)
     if norm is None or only_user(x, kept) is not node or x.shape is None:
-        return
+        return None
     axis = 1 if node.op == "Conv" else len(x.shape) - 1
-    make = Maker(graph, norm.name)
     if norm.op == "BatchNormalization" and axis == 1:
         pair = batch_norm(make, norm)
-        if pair is not None:
-            yield norm.inputs[0], *pair, [norm]
-        return
+        return None if pair is None or pair.scale is None or pair.shift is None else (norm.inputs[0], pair.scale, pair.shift)
     found = mul_add(norm, kept, fixed, axis)
-    if found is not None:
-        first, scale, shift = found
-        yield first, make.reshape(scale, -1), make.reshape(shift, -1), [norm]
+    return None if found is None else (found[0], make.reshape(found[1], -1), make.reshape(found[2], -1))
 
 
 def mul_add(
     add: gs.Node, kept: Collection[str], fixed: Collection[str], axis: int | None = None
 ) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor] | None:
     """(x, scale, shift) when `add` is x · scale + shift with per-channel constants (not two scalars)."""
-    if add.op != "Add" or add.outputs[0].shape is None:
+    if add.op != "Add":
         return None
-    rank = len(add.outputs[0].shape)
     for i in (0, 1):
-        mul = producer(add.inputs[i])
-        shift = add.inputs[1 - i]
+        mul, shift = producer(add.inputs[i]), add.inputs[1 - i]
         if mul is None or mul.op != "Mul" or shift.name not in fixed or only_user(add.inputs[i], kept) is not add:
             continue
         for j in (0, 1):
             x, scale = mul.inputs[j], mul.inputs[1 - j]
-            if scale.name not in fixed or x.name in fixed or scale.shape is None or shift.shape is None:
+            if scale.name not in fixed or x.name in fixed or x.shape is None:
                 continue
-            axes = [axis] if axis is not None else range(rank)
-            single = [a for a in axes if varies(scale, rank, a) and varies(shift, rank, a)]
+            axes = [axis] if axis is not None else range(len(x.shape))
+            single = any(varies(scale, x, a) and varies(shift, x, a) for a in axes)
             scalars = all(int(np.prod(t.shape)) == 1 for t in (scale, shift) if is_static(t))
-            if single and not scalars and x.shape is not None and len(x.shape) == rank:
+            if single and not scalars:
                 return x, scale, shift
     return None

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .constants import constants_of, only_user, producer
+from .facts import scaled_inputs
 from .folds import mul_add, varies
 from .normalize import FAKE_QUANT
 
@@ -47,7 +48,7 @@ class Unit(Protocol):
 
 def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
     """The model as what is explained: its nodes, with groups in the place of their last member."""
-    fixed = constants_of(graph)
+    fixed, scaled = constants_of(graph), scaled_inputs(graph, {t.name for t in graph.inputs})
     order = {id(n): i for i, n in enumerate(graph.nodes)}
     sinks: dict[int, Group] = {}
     members: set[int] = set()
@@ -56,6 +57,8 @@ def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
             if id(node) in members:
                 continue
             group = find(node, kept, fixed, order)
+            if group is not None and group.op == "Affine" and group.outputs[0].name in scaled:
+                continue  # it only scales an explained input
             if group is not None and not members & {id(m) for m in group.members}:
                 sinks[id(node)] = group
                 members |= {id(m) for m in group.members}
@@ -92,8 +95,8 @@ ELEMENTWISE = frozenset(
         "Identity",
     ]
 )
-GATES = {"Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu", "Sigmoid": "Swish", "HardSigmoid": "HardSwish",
-         "Clip": "HardSwish", "Relu": "HardSwish", "Min": "HardSwish"}  # fmt: skip
+GATES = {"Erf": "Gelu", "Softplus": "Mish", "Log": "Mish", "Tanh": "Gelu", "Sigmoid": "Swish", "HardSigmoid": "HardSwish",
+         "Clip": "HardSwish", "Relu": "HardSwish", "Min": "HardSwish", "Exp": "Swish"}  # fmt: skip
 
 
 def gate(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
@@ -126,16 +129,15 @@ def _scalar(t: gs.Tensor) -> bool:
 
 def biased_matmul(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
     """MatMul by a constant, then Add of a constant that varies along the output channels: one dense layer."""
-    if node.op != "Add" or node.outputs[0].shape is None:
+    if node.op != "Add":
         return None
     for i in (0, 1):
         y, bias = node.inputs[i], node.inputs[1 - i]
         product = producer(y)
         if product is None or product.op != "MatMul" or bias.name not in fixed or y.shape is None or not y.shape:
             continue
-        rank = len(y.shape)
         right = product.inputs[1].name in fixed and product.inputs[0].name not in fixed
-        if right and only_user(y, kept) is node and varies(bias, rank, rank - 1) and len(node.outputs[0].shape) == rank:
+        if right and only_user(y, kept) is node and varies(bias, y, len(y.shape) - 1):
             return Group("MatMul", product.name, [*product.inputs, bias], list(node.outputs), [product, node])
     return None
 

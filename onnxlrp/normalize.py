@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .constants import Maker, constants_of, finish, fold_constants, only_user, producer, widen
 from .errors import UnsupportedOp
-from .folds import fold_back, fold_forward
+from .folds import fold_back, fold_forward, merge_affine
 from .graph import Source
 
 __all__ = ["FAKE_QUANT", "normalize"]
@@ -31,7 +31,7 @@ def normalize(source: Source, keep: Collection[str] = (), canonize: bool = True)
     widen(source)
     fold_constants(source)
     kept = {*keep, *(o.name for o in graph.outputs)}
-    folds = (merge_pad, fold_back, fold_forward) if canonize else ()
+    folds = (merge_pad, fold_back, merge_affine, fold_forward) if canonize else ()
     for rewrite in (simplify_gemm, resolve_auto_pad, *folds, write_out_quantization):
         rewrite(graph, kept)
         finish(source)
@@ -81,7 +81,7 @@ def simplify_gemm(graph: gs.Graph, kept: Collection[str]) -> None:
     """alpha and beta into the constants; a Gemm whose weight is not constant, or A transposed, becomes MatMul and Add."""
     fixed = constants_of(graph)
     for node in [n for n in graph.nodes if n.op == "Gemm"]:
-        make = Maker(graph, node.name)
+        make = Maker(graph, f"{node.name}/gemm")
         a, b = node.inputs[0], node.inputs[1]
         c = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
         alpha, beta = (node.attrs.pop(k, 1.0) for k in ("alpha", "beta"))
@@ -157,19 +157,20 @@ def _pads_of_transpose(node: gs.Node, mode: str, wanted: Any, sizes: list[Any], 
     else:
         raise UnsupportedOp(f"node '{node.name}' (ConvTranspose): output_shape over axes of unknown size; use input_shapes=")
     if any(t < 0 for t in total):
-        node.attrs["output_padding"] = [o + max(-t, 0) for o, t in zip(more, total, strict=True)]
+        if wanted is not None:
+            node.attrs["output_padding"] = [o + max(-t, 0) for o, t in zip(more, total, strict=True)]
         total = [max(t, 0) for t in total]
     node.attrs["pads"] = _halves(total, "SAME_UPPER" if mode == "SAME_UPPER" else "SAME_LOWER")
 
 
 def _pad_at_run_time(graph: gs.Graph, node: gs.Node, mode: str, strides: list[int], extent: list[int]) -> None:
-    make, n, x = Maker(graph, node.name), len(strides), node.inputs[0]
+    make, n, x = Maker(graph, f"{node.name}/auto_pad"), len(strides), node.inputs[0]
 
     def ints(values: list[int]) -> gs.Constant:
         return make.constant(np.asarray(values, np.int64))
 
     def node_of(op: str, *inputs: gs.Tensor, **attrs: Any) -> gs.Tensor:
-        out = gs.Variable(make._name(op), np.int64)
+        out = gs.Variable(make.name(op), np.int64)
         graph.nodes.append(gs.Node(op, out.name, attrs, list(inputs), [out]))
         return out
 

@@ -134,3 +134,14 @@ def batch_normalization(v: View) -> Reading:
         return xs[0] * w + b
 
     return v.linear(Kind.AFFINE, LinearMap((x,), w, b, v.y, apply, lambda s, w: [s * w]), passed=lambda r: (r,))
+
+
+@op("Affine", Kind.AFFINE, "Normalization")
+def affine(v: View) -> Reading:
+    """y = x · scale + shift: Mul and Add by per-channel constants that folded nowhere (groups.py), laid out already."""
+    x, w, b = v.need(0), v.need(1), v.need(2)
+
+    def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
+        return xs[0] * w + b
+
+    return v.linear(Kind.AFFINE, LinearMap((x,), w, b, v.y, apply, lambda s, w: [s * w]), passed=lambda r: (r,))
