@@ -17,7 +17,7 @@ def plane(relevance: np.ndarray) -> np.ndarray:
     """(H, W) from one row's relevance: channels summed, squares made of what is flat. Raises InputError."""
     r = np.asarray(relevance, np.float64)
     if r.ndim == 3:
-        axis = 0 if r.shape[0] in (1, 3, 4) or r.shape[-1] not in (1, 3, 4) else -1
+        axis = -1 if r.shape[-1] in (1, 3, 4) and r.shape[0] not in (1, 3) else 0
         r = r.sum(axis)
     if r.ndim == 1:
         side = round(np.sqrt(len(r)))
@@ -48,7 +48,7 @@ def heatmap(relevance: np.ndarray, *, size: int | None = None, cmap: str = "bwr"
     if not np.isfinite(r).all():
         raise InputError("the relevance has values that are not finite; `onnxlrp check` names the layer")
     top = np.abs(r).max(initial=0.0)
-    picture = Image.fromarray(colorize(r / top if top > 0 else r, cmap), "RGB")
+    picture = Image.fromarray(colorize(r / top if top > 0 else r, cmap))
     short = min(picture.size)
     wanted = size or max(short, -(-SMALLEST // short) * short)
     factor = wanted / short

@@ -46,10 +46,12 @@ def flip(node: gs.Node, constants: Constants) -> list[gs.Node]:
     Returns the nodes that make the flipped weight; none when the guard says no.
     """
     attrs, w = node.attrs, node.inputs[1]
-    shape, kernel = constant_shape(w), attrs["kernel_shape"]
-    mirrored = [(k - 1) * d - p for k, d, p in zip([*kernel, *kernel], [*attrs["dilations"]] * 2, attrs["pads"], strict=True)]
-    narrow = shape is None or shape[1] < WIDE
-    if narrow or attrs.get("group", 1) != 1 or any(s != 1 for s in attrs["strides"]) or min(mirrored) < 0:
+    shape = constant_shape(w)
+    if shape is None or shape[1] < WIDE or attrs["group"] != 1 or any(s != 1 for s in attrs["strides"]):
+        return []
+    kernel, twice = attrs["kernel_shape"], attrs["dilations"] * 2
+    mirrored = [(k - 1) * d - p for k, d, p in zip(kernel * 2, twice, attrs["pads"], strict=True)]
+    if min(mirrored) < 0:
         return []
     n, new = len(kernel), []
     if any(k > 1 for k in kernel):
