@@ -197,66 +197,19 @@ def scaled_inputs(graph: gs.Graph, names: Collection[str]) -> set[str]:
 
 # nothing flows through these: shapes, comparisons, logic, integers, random numbers
 INERT = frozenset(
-    [
-        "Shape",
-        "Size",
-        "ArgMax",
-        "ArgMin",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Not",
-        "And",
-        "Or",
-        "Xor",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseNot",
-        "BitwiseXor",
-        "NonZero",
-        "IsNaN",
-        "IsInf",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Constant",
-        "ConstantOfShape",
-        "Range",
-        "EyeLike",
-        "OneHot",
-        "Sign",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Unique",
-        "NonMaxSuppression",
-    ]
+    (
+        "Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor BitShift "
+        "BitwiseAnd BitwiseOr BitwiseNot BitwiseXor NonZero IsNaN IsInf RandomNormal RandomNormalLike "
+        "RandomUniform RandomUniformLike Multinomial Bernoulli Constant ConstantOfShape Range EyeLike OneHot "
+        "Sign Floor Ceil Round Unique NonMaxSuppression"
+    ).split()
 )
 INDEX_MOVES = frozenset(
-    [
-        "Cast",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Slice",
-        "Split",
-        "Gather",
-        "Concat",
-        "Transpose",
-        "Expand",
-        "Tile",
-        "Add",
-        "Sub",
-    ]
+    ("Cast Identity Reshape Squeeze Unsqueeze Flatten Slice Split Gather Concat Transpose Expand Tile Add Sub").split()
 )
+
+
+COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
 @dataclass(frozen=True)
@@ -337,15 +290,24 @@ def reach(units: Sequence[Unit], names: Sequence[str]) -> set[str]:
 
 
 def embeddings(graph: gs.Graph) -> list[str]:
-    """Outputs of Gathers that look an integer input up in a constant table."""
+    """Outputs of Gathers that look an integer input up in a constant table.
+
+    An index stays one through moves, offsets and casts, and where a flag switches it (index · flag, the wrap-around of
+    negative indices); what comparisons or CumSum make of an input, such as positions from a mask, is none.
+    """
     fixed = constants_of(graph)
     index = {t.name for t in graph.inputs if not is_float(t)}
+    flags: set[str] = set()
     out = []
     for node in graph.nodes:
         if node.op == "Gather" and node.inputs[0].name in fixed and node.inputs[1].name in index and is_float(node.outputs[0]):
             out.append(node.outputs[0].name)
         elif node.op in INDEX_MOVES and any(t.name in index for t in node.inputs):
             index |= {t.name for t in node.outputs if not is_float(t)}
+        elif node.op in COMPARISONS or (node.op in ("Not", "Cast") and node.inputs[0].name in flags):
+            flags |= {t.name for t in node.outputs}
+        elif node.op == "Mul" and len([t for t in node.inputs if t.name in index]) == 1:
+            index |= {t.name for t in node.outputs if all(x.name in index | flags for x in node.inputs)}
     return out
 
 

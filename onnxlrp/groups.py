@@ -72,28 +72,7 @@ def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
 
 
 ELEMENTWISE = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Erf",
-        "Tanh",
-        "Sigmoid",
-        "HardSigmoid",
-        "Softplus",
-        "Exp",
-        "Log",
-        "Clip",
-        "Relu",
-        "Pow",
-        "Sqrt",
-        "Reciprocal",
-        "Neg",
-        "Min",
-        "Max",
-        "Identity",
-    ]
+    ("Add Sub Mul Div Erf Tanh Sigmoid HardSigmoid Softplus Exp Log Clip Relu Pow Sqrt Reciprocal Neg Min Max Identity").split()
 )
 GATES = {"Erf": "Gelu", "Softplus": "Mish", "Log": "Mish", "Tanh": "Gelu", "Sigmoid": "Swish", "HardSigmoid": "HardSwish",
          "Clip": "HardSwish", "Relu": "HardSwish", "Min": "HardSwish", "Exp": "Swish"}  # fmt: skip

@@ -50,7 +50,8 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
             f"name another output (output=): {', '.join(names)}"
         )
     if t.shape is None:
-        raise UnsupportedOp(f"output '{output}' has an unknown rank; give input_shapes= so that it can be inferred")
+        node = t.inputs[0]
+        raise UnsupportedOp(f"output '{output}' of node '{node.name}' ({node.op}) has an unknown rank; input_shapes= may help")
     rank = len(t.shape)
     if class_axis is not None:
         if not -rank <= class_axis < rank:
