@@ -256,7 +256,11 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
     path = [u for u in path if not set(explained) >= {t.name for t in u.outputs if t.name in active}]
     active &= {*explained, *(t.name for u in path for t in u.outputs)}
     return Facts(
-        explained, tuple(reversed(path)), frozenset(active), frozenset(scaled_inputs(graph, explained)), batch_axes(graph)
+        explained,
+        tuple(reversed(path)),
+        frozenset(active),
+        frozenset(scaled_inputs(graph, explained)),
+        batch_axes(graph, explained),
     )
 
 
@@ -311,9 +315,14 @@ def embeddings(graph: gs.Graph) -> list[str]:
     return out
 
 
-def batch_axes(graph: gs.Graph) -> dict[str, int]:
-    """Axis of each tensor that is the model's batch axis: axis 0 of the inputs, traced as far as it can be."""
-    axes = {t.name: 0 for t in graph.inputs if t.shape}
+def batch_axes(graph: gs.Graph, explained: Sequence[str] = ()) -> dict[str, int]:
+    """Axis of each tensor that is the model's batch axis: axis 0 of the inputs, traced as far as it can be.
+
+    An input of fixed size on axis 0 is shared by the batch when other inputs leave theirs open, or explained ones differ.
+    """
+    front = {t.name: t.shape[0] for t in graph.inputs if t.shape}
+    batches = [d for d in front.values() if not isinstance(d, int)] or [d for t, d in front.items() if t in explained]
+    axes = {name: 0 for name, d in front.items() if not batches or d in batches}
     for node in graph.nodes:
         source = next((t for t in node.inputs if t.name in axes), None)
         if source is None or source.shape is None:
@@ -341,6 +350,8 @@ def _batch_after(node: gs.Node, x: gs.Tensor, axis: int, y: gs.Tensor) -> int | 
         rest_x, rest_y = x.shape[1:], y.shape[1:]
         fixed = all(isinstance(d, int) for d in (*rest_x, *rest_y))
         return 0 if axis == 0 and fixed and rest_y and np.prod(rest_x) == np.prod(rest_y) else None
+    if node.op == "Resize":
+        return axis if _keeps(node, axis, rank) or y.shape[axis] == x.shape[axis] else None
     if node.op.startswith(("Reduce", "Arg")) and len(y.shape) < rank:
         given = node.inputs[1].values.tolist() if len(node.inputs) > 1 and hasattr(node.inputs[1], "values") else None
         gone = [int(a) % rank for a in given or ()]
@@ -349,3 +360,13 @@ def _batch_after(node: gs.Node, x: gs.Tensor, axis: int, y: gs.Tensor) -> int | 
         return axis if node.op in ("MatMul", "Gemm") and axis < len(y.shape) - 1 else None
     grown = len(y.shape) - rank
     return axis + grown if 0 <= axis + grown < len(y.shape) and y.shape[axis + grown] == x.shape[axis] else None
+
+
+def _keeps(node: gs.Node, axis: int, rank: int) -> bool:
+    """Whether a Resize is told to leave an axis as it is: it is not among its axes, or its scale is 1."""
+    axes = [a % rank for a in node.attrs.get("axes", range(rank))]
+    if axis not in axes:
+        return True
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    known = np.ravel(scales.values) if isinstance(scales, gs.Constant) else ()
+    return len(known) > 0 and bool(known[axes.index(axis)] == 1)
