@@ -22,21 +22,20 @@ def add(v: View) -> Reading:
     operands = [v.need(i) for i in range(len(v.node.inputs))]
     if v.node.op == "Sub":
         operands[1] = -operands[1]
-    if v.node.op == "Mean":
-        operands = [x * (1.0 / len(operands)) for x in operands]
+    n = len(operands) if v.node.op == "Mean" else 1
     xs = tuple(operands[i] for i in actives)
     to = tuple(v.node.inputs[i].name for i in actives)
-    b = e.total([x for i, x in enumerate(operands) if i not in actives])
+    b = e.total([x for i, x in enumerate(operands) if i not in actives]) / n
 
     def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
-        return e.expand_like(w * e.total(xs) + b, v.y)
+        return e.expand_like(w * e.total(xs) / n + b, v.y)
 
     def adjoint(s: Tensor, w: Tensor) -> list[Tensor]:
-        return [e.unbroadcast(w * s, x) for x in xs]
+        return [e.unbroadcast(w * s / n, x) for x in xs]
 
     def vjp(r: Tensor) -> tuple[Tensor, ...]:
-        signs = {"Sub": [1.0, -1.0], "Mean": [1.0 / len(operands)] * len(operands)}.get(v.node.op, [1.0] * len(operands))
-        return tuple(signs[i] * c for i, c in zip(actives, adjoint(r, e.one), strict=True))
+        minus = [v.node.op == "Sub" and i == 1 for i in actives]
+        return tuple(-c if m else c for m, c in zip(minus, adjoint(r, e.one), strict=True))
 
     return v.linear(Kind.SUM, LinearMap(xs, e.one, b, v.y, apply, adjoint), to, vjp=vjp)
 
