@@ -74,9 +74,11 @@ class Emit:
         variables = [gs.Variable.empty() if t is None else t.var for t in inputs]
         outputs = [gs.Variable(o.name, o.dtype, o.shape) if o.name else gs.Variable.empty() for o in node.outputs]
         self.nodes.append(gs.Node(node.op, node.name, dict(node.attrs), variables, outputs, domain=node.domain))
-        span = interval(node.op, node.attrs, [t for t in inputs if t is not None])
+        standard = (node.domain or "") in ("", "ai.onnx")
+        span = interval(node.op, node.attrs, inputs) if standard else Interval()
         made = [self.adopt(o, span if i == 0 else Interval()) if o.name else self.zero for i, o in enumerate(outputs)]
-        if not any(isinstance(v, gs.Graph) for v in node.attrs.values()) and node.op not in RANDOM and node.op != "Dropout":
+        subgraphs = any(isinstance(v, gs.Graph) for v in node.attrs.values())
+        if standard and not subgraphs and node.op not in RANDOM and node.op != "Dropout":
             self._interned.setdefault(self._key(node.op, inputs, node.attrs), made)
         return made
 
@@ -102,7 +104,7 @@ class Emit:
             return self._extend(found, shapes, dtypes)
         first = next((t for t in inputs if t is not None), self.one)
         kinds = [d if d is not None else first.dtype for d in (list(dtypes) + [None] * len(shapes))[: len(shapes)]]
-        span = interval(op, attrs, [t for t in inputs if t is not None])
+        span = interval(op, attrs, inputs)
         name = self.unique(f"{self._scope}/{role or op}")
         outputs, made = [], []
         for i, (shape, dtype) in enumerate(zip(shapes, kinds, strict=True)):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .constants import constants_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["INERT", "Facts", "Interval", "analyse", "interval", "scaled_inputs"]
 
 INF = float("inf")
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 
 class Interval(NamedTuple):
@@ -96,9 +98,19 @@ def _product(xs: Sequence[Any], _: Mapping[str, Any]) -> Interval:
     return out
 
 
+def _quotient(xs: Sequence[Any], _: Mapping[str, Any]) -> Interval:
+    # x / ±0 is an infinity of either sign
+    below = xs[1].span
+    return _product(xs, {}) if below.low > 0 or below.high < 0 or xs[0] is xs[1] else Interval()
+
+
+def _opt(xs: Sequence[Ranged | None], index: int) -> Ranged | None:
+    return xs[index] if len(xs) > index else None
+
+
 def _affine(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
-    out = xs[0].span.times(xs[1].span)
-    return out.plus(xs[2].span.sign) if len(xs) > 2 else out
+    out, bias = xs[0].span.times(xs[1].span), _opt(xs, 2)
+    return out if bias is None else out.plus(bias.span.sign)
 
 
 def _gemm(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
@@ -111,24 +123,31 @@ def _fixed(low: float, high: float) -> Rule:
 
 def _clip(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
     low, high = xs[0].span
-    if len(xs) > 1 and xs[1].value is not None and xs[1].value.ndim == 0:
-        low = max(low, float(xs[1].value))
-        high = max(high, float(xs[1].value))
-    if len(xs) > 2 and xs[2].value is not None and xs[2].value.ndim == 0:
-        high, low = min(high, float(xs[2].value)), min(low, float(xs[2].value))
-    return Interval(low, high)
+    below, above = _opt(xs, 1), _opt(xs, 2)
+    if below is not None and below.value is not None and below.value.size == 1:
+        low, high = (max(v, float(below.value.ravel()[0])) for v in (low, high))
+    if above is not None and above.value is not None and above.value.size == 1:
+        low, high = (min(v, float(above.value.ravel()[0])) for v in (low, high))
+    unknown = (below is not None and below.value is None) or (above is not None and above.value is None)
+    return Interval() if unknown else Interval(low, high)
 
 
 def _pad(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
     if attrs.get("mode", "constant") != "constant":
         return xs[0].span
-    return xs[0].span.union(xs[2].span if len(xs) > 2 else Interval(0.0, 0.0))
+    value = _opt(xs, 2)
+    return xs[0].span.union(Interval(0.0, 0.0) if value is None else value.span)
 
 
 def _pow(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
-    n = xs[1].value
-    even = n is not None and n.size == 1 and float(n.ravel()[0]) % 2 == 0
-    return Interval(0.0, INF) if even or xs[0].span.low >= 0 else Interval()
+    value = xs[1].value
+    n = float(value.ravel()[0]) if value is not None and value.size == 1 else None
+    even = n is not None and n % 2 == 0
+    return Interval(0.0, INF) if even or xs[0].span.low > 0 or (xs[0].span.low == 0 and (n or -1) > 0) else Interval()
+
+
+def _cast(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
+    return xs[0].span.sign if attrs.get("to") in FLOATS else Interval()  # integers wrap around
 
 
 def _leaky(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
@@ -136,7 +155,8 @@ def _leaky(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
 
 
 def _resize(xs: Sequence[Ranged], attrs: Mapping[str, Any]) -> Interval:
-    return xs[0].span.sign if attrs.get("mode", "nearest") in ("nearest", "linear") else Interval()
+    beyond = attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"  # puts extrapolation_value there
+    return xs[0].span.sign if attrs.get("mode", "nearest") in ("nearest", "linear") and not beyond else Interval()
 
 
 def _abs(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
@@ -150,11 +170,11 @@ INTERVALS: dict[str, Rule] = {
         ("Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather GatherElements GatherND "
     "Expand Tile MaxPool GlobalMaxPool ReduceMax ReduceMin DepthToSpace SpaceToDepth Compress "
     "ReverseSequence TopK").split(), _keep),
-    **dict.fromkeys("AveragePool GlobalAveragePool ReduceMean ReduceSum CumSum Cast LRN Swish".split(), _sign),
+    **dict.fromkeys("AveragePool GlobalAveragePool ReduceMean ReduceSum CumSum LRN".split(), _sign),
     **dict.fromkeys("Tanh Softsign Erf Atan Sinh Asinh".split(), _sign),
-    **dict.fromkeys(["Concat", "Max", "Min", "Trilu"], _union),
+    **dict.fromkeys(["Concat", "Max", "Min"], _union),
     **dict.fromkeys(["Add", "Sum", "Mean"], _sum),
-    **dict.fromkeys(["Mul", "Div"], _product),
+    "Mul": _product, "Div": _quotient, "Cast": _cast, "Trilu": lambda xs, _: xs[0].span.union(Interval(0.0, 0.0)),
     **dict.fromkeys(["Conv", "ConvTranspose", "MatMul"], _affine),
     **dict.fromkeys("Exp Sqrt Softplus ReduceL1 ReduceL2 ReduceSumSquare LpPool GlobalLpPool".split(), _fixed(0.0, INF)),
     **dict.fromkeys(["Sigmoid", "HardSigmoid", "Softmax", "Hardmax"], _fixed(0.0, 1.0)),
@@ -166,9 +186,9 @@ INTERVALS: dict[str, Rule] = {
 }  # fmt: skip
 
 
-def interval(op: str, attrs: Mapping[str, Any], xs: Sequence[Ranged]) -> Interval:
-    """Proved range of a node's first output."""
-    return INTERVALS[op](xs, attrs) if op in INTERVALS and xs else Interval()
+def interval(op: str, attrs: Mapping[str, Any], xs: Sequence[Ranged | None]) -> Interval:
+    """Proved range of a node's first output; absent inputs are None."""
+    return INTERVALS[op](xs, attrs) if op in INTERVALS and xs and xs[0] is not None else Interval()
 
 
 # ---------------------------------------------------------------------------------------------------- analyses of a graph
@@ -294,7 +314,7 @@ def reach(units: Sequence[Unit], names: Sequence[str]) -> set[str]:
 
 
 def embeddings(graph: gs.Graph) -> list[str]:
-    """Outputs of Gathers that look an integer input up in a constant table.
+    """Outputs of Gathers that look an integer input up in a constant table; of a quantised table, after DequantizeLinear.
 
     An index stays one through moves, offsets and casts, and where a flag switches it (index · flag, the wrap-around of
     negative indices); what comparisons or CumSum make of an input, such as positions from a mask, is none.
@@ -302,16 +322,20 @@ def embeddings(graph: gs.Graph) -> list[str]:
     fixed = constants_of(graph)
     index = {t.name for t in graph.inputs if not is_float(t)}
     flags: set[str] = set()
+    codes: set[str] = set()  # rows of a quantised table
     out = []
     for node in graph.nodes:
-        if node.op == "Gather" and node.inputs[0].name in fixed and node.inputs[1].name in index and is_float(node.outputs[0]):
+        made = {t.name for t in node.outputs if t.name and not is_float(t)}
+        looked_up = node.op == "Gather" and node.inputs[0].name in fixed and node.inputs[1].name in index
+        if (looked_up and not made) or (node.op == "DequantizeLinear" and node.inputs[0].name in codes):
             out.append(node.outputs[0].name)
         elif node.op in INDEX_MOVES and any(t.name in index for t in node.inputs):
-            index |= {t.name for t in node.outputs if not is_float(t)}
+            index |= made
+            codes |= made if looked_up or any(t.name in codes for t in node.inputs) else set()
         elif node.op in COMPARISONS or (node.op in ("Not", "Cast") and node.inputs[0].name in flags):
-            flags |= {t.name for t in node.outputs}
+            flags |= made
         elif node.op == "Mul" and len([t for t in node.inputs if t.name in index]) == 1:
-            index |= {t.name for t in node.outputs if all(x.name in index | flags for x in node.inputs)}
+            index |= made if all(x.name in index | flags for x in node.inputs) else set()
     return out
 
 
@@ -356,9 +380,23 @@ def _batch_after(node: gs.Node, x: gs.Tensor, axis: int, y: gs.Tensor) -> int | 
         given = node.inputs[1].values.tolist() if len(node.inputs) > 1 and hasattr(node.inputs[1], "values") else None
         gone = [int(a) % rank for a in given or ()]
         return None if given is None or axis in gone else axis - sum(a < axis for a in gone)
-    if node.op in ("Gather", "MatMul", "Gemm", "Shape", "Size"):
-        return axis if node.op in ("MatMul", "Gemm") and axis < len(y.shape) - 1 else None
     grown = len(y.shape) - rank
+    if node.op == "Gemm":
+        return 0 if node.inputs[0].name == x.name and axis == 0 and not node.attrs.get("transA", 0) else None
+    if node.op == "MatMul":  # batch axes align on the right; the contracted axis is gone
+        summed = rank - 1 if node.inputs[0].name == x.name else max(rank - 2, 0)
+        return axis + grown if axis != summed and min(len(t.shape or (0,)) for t in node.inputs) > 1 else None
+    if node.op in ("Shape", "Size", "GatherND", "OneHot", "NonZero"):
+        return None
+    if node.op == "Gather":
+        at, size = int(node.attrs.get("axis", 0)) % rank, len(node.inputs[1].shape or ())
+        from_data = node.inputs[0].name == x.name and axis != at and node.inputs[1].shape is not None
+        from_index = node.inputs[1].name == x.name and node.inputs[0].shape is not None
+        if from_index:
+            return axis + int(node.attrs.get("axis", 0)) % len(node.inputs[0].shape)
+        return (axis if axis < at else axis - 1 + size) if from_data else None
+    if node.op == "Concat" and int(node.attrs["axis"]) % rank == axis:
+        return None
     return axis + grown if 0 <= axis + grown < len(y.shape) and y.shape[axis + grown] == x.shape[axis] else None
 
 

@@ -600,7 +600,8 @@ NORMS = {
 FLATTENS = {
     "Flatten": "f = Flatten(p); ",
     "Reshape": "f = Reshape(p, flat); ",
-    "Reshape by Shape": "i = Shape(p); j = Gather(i, zero); k0 = Unsqueeze(j, ax); l = Concat<axis=0>(k0, m1); f = Reshape(p, l); ",
+    "Reshape by Shape": "i = Shape(p); j = Gather(i, zero); o = Unsqueeze(j, ax); l = Concat<axis=0>(o, m1); "
+    "f = Reshape(p, l); ",
     "Squeeze of Reshape": "e0 = Reshape(p, flat3); f = Squeeze(e0, last); ",
 }
 DENSE = {
