@@ -113,6 +113,7 @@ def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int
     classes = shape[axis] if shape is not None and axis is not None else None
     interface = {
         "initial": face.seed.name,
+        "target": face.target,
         "relevance": face.relevance,
         "layers": face.layers,
         "checks": face.checks,

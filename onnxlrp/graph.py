@@ -105,6 +105,8 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     input_shapes: replaces (symbolic) input shapes, {input: shape}. Raises InvalidModel, UnsupportedOp, InputError.
     """
     whole = read(source)
+    if any(p.key == "onnxlrp.version" for p in whole.metadata_props):
+        raise InvalidModel("the model was compiled by onnxlrp already: explain it as it is, or compile the original again")
     model = skeleton(whole)
     for node in model.graph.node:
         if node.domain == "com.microsoft.nchwc":

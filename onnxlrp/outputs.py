@@ -51,6 +51,7 @@ class Interface:
     seed: Tensor | None = None
     relevance: dict[str, str] = field(default_factory=dict)  # explained tensor -> output
     layers: dict[str, str] = field(default_factory=dict)  # tensor asked for -> output
+    target: str = ""
     checks: str = ""
 
 
@@ -98,6 +99,7 @@ def open_inputs(e: Emit, plan: Plan, facts: Facts, request: Request) -> Interfac
         given = add("relevance_out", np.float32, y.shape, None)
     elif head.class_axis is not None:
         target = add("target", np.int64, ("targets",), np.asarray([-1], np.int64))
+        face.target = target.name
     for key in request.conditions:
         name = resolve_tensor(key, plan, facts, "conditions")
         shape = e.tensors[name].shape

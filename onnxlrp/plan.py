@@ -27,7 +27,7 @@ from .rules import Rule
 
 __all__ = ["Layer", "Plan", "Step", "assign"]
 
-UNCOUNTED = frozenset({"Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze"})
+UNCOUNTED = frozenset("Transpose Identity Cast Squeeze Unsqueeze QuantizeDequantize".split())
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class Plan(Sequence[Layer]):
         head = self.head
         end = f" (before {' and '.join(reversed(head.stripped))})" if head.stripped else ""
         axis = "every value" if head.class_axis is None else f"class axis {head.class_axis} ({head.why})"
-        lines = [f"explains  {head.tensor}{end} of output {head.output}, {axis}, initial relevance: {self.init}"]
+        of = f" of output {head.output}" if head.tensor != head.output else ""
+        lines = [f"explains  {head.tensor}{end}{of}, {axis}, initial relevance: {self.init}"]
         lines.append(f"down to   {', '.join(self.explained)}")
         return "\n".join([*lines, *(f"note      {n}" for n in self.notes)])
 

@@ -195,7 +195,8 @@ class Explainer:
         checks = found.pop(self._face["checks"], None) if self._face["checks"] else None
         relevances = {t: found.pop(o) for t, o in self._face["relevance"].items()}
         layers = {t: found.pop(o) for t, o in self._face["layers"].items()}
-        ratio = self._ratio(relevances, initial)
+        masked = any(name in feed for name in self.inputs if name not in (*self.required, self._face["target"]))
+        ratio = self._ratio(relevances, initial, self.conserves and not masked)
         books = (lambda: self._books(checks)) if checks is not None else lambda: self._check_again(feed)
         return Explanation(
             relevances, found, self._targets(feed, found, initial), _Layers(layers, self.plan["layers"]), initial, ratio,
@@ -219,11 +220,11 @@ class Explainer:
             raise InputError(f"input '{missing[0]}' is missing; the model needs {', '.join(self.required)}")
         feed = {name: check_array(name, value, self.inputs[name]) for name, value in given.items()}
         if target is not None:
-            feed["target"] = self._target(target, feed)
+            feed[self._face["target"]] = self._target(target, feed)
         return feed
 
     def _target(self, target: int | Sequence[int], feed: Mapping[str, Array]) -> Array:
-        if "target" not in self.inputs:
+        if not self._face["target"]:
             raise InputError("this explanation takes no target: it starts from every value, or from a given relevance")
         value = np.atleast_1d(np.asarray(target))
         if value.dtype.kind not in "iu" or value.ndim != 1:
@@ -240,16 +241,16 @@ class Explainer:
 
     def _targets(self, feed: Mapping[str, Array], outputs: Mapping[str, Array], initial: Array) -> Array | None:
         axis = self._face["class_axis"]
-        if axis is None or "target" not in self.inputs:
+        if axis is None or not self._face["target"]:
             return None
-        asked = feed.get("target", np.asarray([-1]))
+        asked = feed.get(self._face["target"], np.asarray([-1]))
         scores = outputs[self.plan["output"]]
         if scores.dtype.kind != "f" or scores.shape != initial.shape:
             scores = np.abs(initial)
         best = scores.argmax(axis)
         return np.where(asked.reshape(-1, *[1] * (best.ndim - 1)) < 0, best, asked.reshape(-1, *[1] * (best.ndim - 1)))
 
-    def _ratio(self, relevances: Mapping[str, Array], initial: Array) -> Array:
+    def _ratio(self, relevances: Mapping[str, Array], initial: Array, conserves: bool) -> Array:
         def per_row(a: Array) -> Array:
             return a.reshape(len(a), -1).sum(1, dtype=np.float64) if a.ndim else a.reshape(1).astype(np.float64)
 
@@ -264,7 +265,7 @@ class Explainer:
                 )
         if not all(np.isfinite(a).all() for a in relevances.values()):
             warnings.warn("the relevance has values that are not finite; `onnxlrp check` names the layer", stacklevel=3)
-        elif self.conserves and not np.all((ratio >= 0.5) & (ratio <= 2)):
+        elif conserves and not np.all((ratio >= 0.5) & (ratio <= 2)):
             worst = ratio[np.abs(np.log(np.maximum(ratio, 1e-30))).argmax()]
             warnings.warn(
                 f"Σ relevance is {worst:.3g} times the initial relevance (outside 0.5 to 2): biases or ε absorb it; "
