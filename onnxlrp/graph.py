@@ -204,15 +204,27 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     if opset.version < OPSET:
         try:
-            return version_converter.convert_version(model, OPSET)
+            converted = version_converter.convert_version(model, OPSET)
         except Exception as error:
             text = f"opset {opset.version} could not be brought to opset {OPSET}: {one_line(error)}"
             raise InvalidModel(text) from error
+        if opset.version < 11:
+            _old_resize(converted.graph)
+        return converted
     if opset.version > OPSET:
         opset.version = OPSET
         for node in model.graph.node:
             _lower(node)
     return model
+
+
+def _old_resize(graph: onnx.GraphProto) -> None:
+    """Upsample, and Resize before opset 11, read position i / scale; the converter forgets to say so."""
+    for node in graph.node:
+        known = {a.name for a in node.attribute}
+        for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+            if node.op_type == "Resize" and name not in known:
+                node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
 def _lower(node: onnx.NodeProto) -> None:
