@@ -385,7 +385,10 @@ def _batch_after(node: gs.Node, x: gs.Tensor, axis: int, y: gs.Tensor) -> int | 
         return 0 if node.inputs[0].name == x.name and axis == 0 and not node.attrs.get("transA", 0) else None
     if node.op == "MatMul":  # batch axes align on the right; the contracted axis is gone
         summed = rank - 1 if node.inputs[0].name == x.name else max(rank - 2, 0)
-        return axis + grown if axis != summed and min(len(t.shape or (0,)) for t in node.inputs) > 1 else None
+        if any(t.shape is None for t in node.inputs) or rank == 1 or axis == summed:
+            return None
+        vector = any(len(t.shape) == 1 for t in node.inputs)
+        return axis - (axis > summed) if vector else axis + grown
     if node.op in ("Shape", "Size", "GatherND", "OneHot", "NonZero"):
         return None
     if node.op == "Gather":
