@@ -99,7 +99,7 @@ def prepare(
     source = load(model, input_shapes)
     normalize(source, keep, canonize)
     head = find_head(source.graph, output, class_axis)
-    finish(source)
+    finish(source, head.tensor)
     kept = {*keep, head.tensor, *(o.name for o in source.graph.outputs)}
     facts = analyse(source.graph, units(source.graph, kept) if canonize else source.graph.nodes, head.tensor, explain)
     init = "one" if request.derivative and request.init == "logit" else request.init

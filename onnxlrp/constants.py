@@ -25,10 +25,13 @@ WIDE = (np.dtype(np.float16), np.dtype(np.float64), onnx.TensorProto.BFLOAT16)
 WIDE_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 
-def finish(source: Source) -> None:
-    """Sort, drop what nothing uses, and infer shapes of what is new."""
+def finish(source: Source, head: str = "") -> None:
+    """Sort, drop what neither an output nor the tensor `head` needs, and infer shapes of what is new."""
     graph = source.graph
+    outputs = list(graph.outputs)
+    graph.outputs = outputs + [t for n in graph.nodes for t in n.outputs if t.name == head and t not in outputs]
     graph.cleanup(remove_unused_graph_inputs=False, recurse_subgraphs=False)
+    graph.outputs = outputs
     graph.nodes[:] = sort(list(graph.nodes))
     if all(t.shape is not None for n in graph.nodes for t in n.outputs if t.name):
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -148,19 +150,24 @@ def initial_relevance(
 def _at(e: Emit, r: Tensor, head: Head, position: int | tuple[int, ...]) -> Tensor:
     """r at one position, 0 at the others; the axes are all but the batch and the class axis."""
     axes = [a for a in range(head.rank) if a not in (0, head.class_axis)]
-    index = (position,) if isinstance(position, int) else tuple(position)
+    index: list[Any] = list(position) if isinstance(position, (tuple, list)) else [position]
+    if not all(isinstance(i, Integral) for i in index):
+        raise CompositeError(f"position={position!r}: give an integer, or a tuple with one for each of the axes {axes}")
     if len(index) != len(axes):
         raise CompositeError(
             f"position={position!r}: '{head.tensor}' has {len(axes)} position axes {axes}; give one index each"
         )
-    for axis, i in zip(axes, index, strict=True):
+    for axis, i in zip(axes, map(int, index), strict=True):
         size = r.shape[axis] if r.shape is not None else None
         if isinstance(size, int) and not -size <= i < size:
             raise CompositeError(f"position={position!r}: axis {axis} of '{head.tensor}' has {size} positions")
         every = e.arange(e.dim(r, axis), size)
-        at = e.ints(i) if i >= 0 else e.op("Add", e.dim(r, axis), e.ints(i), shape=(1,), dtype=np.int64)
-        hit = e.elementwise("Equal", every, at, dtype=bool)
-        r = where(along(e, hit, axis, head.rank), r, 0.0)
+        wanted = e.ints(i) if i >= 0 else e.op("Add", e.dim(r, axis), e.ints(i), shape=(1,), dtype=np.int64)
+        # out of range the runtime refuses; one that takes 0 instead is found out, so that no map is silently empty
+        at = e.op("Gather", every, e.ints(i), shape=(1,), dtype=np.int64, axis=0)
+        r = where(along(e, e.elementwise("Equal", every, at, dtype=bool), axis, head.rank), r, 0.0)
+        if not isinstance(size, int):
+            r = where(e.elementwise("Equal", at, wanted, dtype=bool), r, float("nan"))
     return r
 
 
