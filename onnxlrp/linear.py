@@ -8,7 +8,7 @@ A reading knows no rule, a share knows no operator; `propagate` is the only plac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import NamedTuple
@@ -120,6 +120,12 @@ class LinearMap:
             return b
         mine = all(a is o for a, o in zip((*xs, w, b), (*self.xs, self.w, self.b), strict=True))
         return self.y if mine and self.y.emit.smart else self.apply(xs, w, b)
+
+    def evaluated(self, batch: int | None) -> LinearMap:
+        """This map with y computed from its own arguments: for a map made of another one's parts."""
+        y = self.apply(self.xs, self.w, self.b)
+        y.batch = batch
+        return replace(self, y=y)
 
     def c(self, s: Tensor, w: Tensor) -> Sequence[Tensor]:
         """adjoint; ZERO for a ZERO weight."""

@@ -82,7 +82,8 @@ class Rule:
         if not self.is_compatible(m):
             raise self.mismatch(node)
         if type(self).modify_layer is not Rule.modify_layer:
-            m, shares = self.modify_layer(m), (Share((Term(same, same),)),)
+            changed, shares = self.modify_layer(m), (Share((Term(same, same),)),)
+            m = changed.evaluated(m.y.batch)
         return propagate(m, shares, r, self.modify_denominator, absorbed)
 
     # ------------------------------------------------------------------------------------------------------------------

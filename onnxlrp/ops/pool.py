@@ -145,8 +145,8 @@ def max_pool(v: View) -> Reading:
         part = hit * (plane(r) / e.reduce("ReduceSum", hit, [1]))
         return (e.reshape_like(spread(e, part, each, window, plane(x), 1, 1), x),)
 
-    mean = average(v, x, e.op("AveragePool", x, shape=y.shape, **mean_attrs(v, window)), window, 0)
-    return select(v, x, winner, back, ties, mean if all(d == 1 for d in window.dilations) else None)
+    mean = average(v, x, y, window, 0).evaluated(y.batch) if all(d == 1 for d in window.dilations) else None
+    return select(v, x, winner, back, ties, mean)
 
 
 def select(

@@ -90,7 +90,7 @@ def extremum(v: View) -> Reading:
         hit = e.cast(e.elementwise("Equal", x, keep(y, axes, x.rank), dtype=bool), np.float32)
         return (hit * (keep(r, axes, x.rank) / e.reduce("ReduceSum", hit, axes)),)
 
-    return select(v, x, winner, lambda s: scatter(x, winner(), s), ties, mean_map(v, x, v.y, axes, True))
+    return select(v, x, winner, lambda s: scatter(x, winner(), s), ties, mean_map(v, x, v.y, axes, True).evaluated(y.batch))
 
 
 @op("GlobalMaxPool", Kind.SELECT, "Pooling", "MaxPooling")
