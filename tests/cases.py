@@ -44,7 +44,7 @@ def _values(shape: Sequence[int], kind: str, rng: np.random.Generator) -> Array:
         "positive": lambda: rng.uniform(0.2, 2, size),
         "unit": lambda: rng.choice([-1, 1], size) * rng.uniform(0.1, 0.85, size),
         "above": lambda: rng.uniform(1.2, 3, size),
-        "distinct": lambda: rng.permutation(np.arange(size) - (size - 1) / 2) * (4 / max(size, 1)),
+        "distinct": lambda: rng.permutation(np.arange(size) - size / 3) * (4 / max(size, 1)),
     }[kind]()
     return flat_values.reshape(shape).astype(np.float32)
 
@@ -321,7 +321,7 @@ DENSE = [
     row("MatMul", "1-D weight left", C(3), X(2, 3, 5)),
     row("MatMul", "1-D both", X(5), C(5), batch=False),
     row("MatMul", "frozen input", X(2, 3, 5), F(2, 5, 4)),
-    graph("MatMul", "computed operand", "g = Relu(f)\ny = MatMul(x, g)", True, x=X(2, 3, 5), f=F(5, 4)),
+    graph("MatMul", "computed operand", "g = Neg(f)\ny = MatMul(x, g)", True, x=X(2, 3, 5), f=F(5, 4)),
     row("MatMul", "product", X(2, 3, 5), X(2, 5, 4), linear=False),
     row("MatMul", "product broadcast", X(2, 1, 3, 5), X(4, 5, 4), linear=False, batch=False),
     row("MatMul", "product 1-D", X(3, 5), X(5), linear=False, batch=False),

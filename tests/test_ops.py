@@ -18,8 +18,7 @@ from onnxlrp.errors import UnsupportedOp
 from onnxlrp.ops import OPS
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-# alone they stand for nothing that a file can spell
-INTERNAL = {"QuantizeDequantize"}
+INTERNAL = {"Affine", "QuantizeDequantize"}  # groups of nodes, tested where they are made
 
 
 @cache
