@@ -72,14 +72,14 @@ class Primitive(Protocol):
         ...
 
 
-def check_count(n: object, what: str) -> None:
+def check_count(n: object, what: str, signed: bool = False) -> None:
     """A whole number, numpy's included."""
-    if isinstance(n, bool) or not isinstance(n, Integral):
-        raise CompositeError(f"{what}: needs a whole number, got {n!r}")
+    if isinstance(n, bool) or not isinstance(n, Integral) or (n < 0 and not signed):
+        raise CompositeError(f"{what}: needs a whole number{'' if signed else ' >= 0'}, got {n!r}")
 
 
 def _index(index: int, layers: int, what: str) -> int:
-    check_count(index, what)
+    check_count(index, what, signed=True)
     if not -layers <= index < layers:
         raise CompositeError(f"{what}: the model has layers 0 to {layers - 1} (see `onnxlrp inspect`)")
     return index % layers

@@ -78,13 +78,15 @@ class Plan(Sequence[Layer]):
         return self.layers[index]
 
     def layer(self, key: str | int) -> Layer | None:
-        """A layer by index or name; None when there is none."""
+        """A layer by index, by its name in the table, or by the name of a node in it; None when there is none."""
         if isinstance(key, int) or (isinstance(key, str) and key.lstrip("-").isdigit()):
             index = int(key)
             if not -len(self.layers) <= index < len(self.layers):
                 raise CompositeError(f"layer {index}: the model has layers 0 to {len(self.layers) - 1}")
             return self.layers[index]
-        return next((layer for layer in self.layers if layer.name == key), None)
+        named = next((layer for layer in self.layers if layer.name == key), None)
+        found = (st.layer for st in self.steps if st.unit.name == key and st.layer is not None)
+        return named if named is not None else next((self.layers[i] for i in found), None)
 
     def records(self) -> list[dict[str, Any]]:
         """The table as plain data."""
