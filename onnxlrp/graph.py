@@ -121,7 +121,10 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     _drop_initializer_inputs(model)
     sort_proto(model.graph)
     metadata = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in model.graph.node if n.output}
-    model = infer_shapes(_to_opset(model))
+    model = _to_opset(model)
+    for node in model.graph.node:
+        _write_out_ceil_mode(node)
+    model = infer_shapes(model)
     try:
         onnx.checker.check_model(model)
     except Exception as error:
@@ -225,6 +228,26 @@ def _old_resize(graph: onnx.GraphProto) -> None:
         for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
             if node.op_type == "Resize" and name not in known:
                 node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _write_out_ceil_mode(node: onnx.NodeProto) -> None:
+    """ceil_mode=1 with padding p at the end is ceil_mode=0 with min(p + stride - 1, kernel - 1), where padding counts nothing.
+
+    Shape inference counts windows that would start behind the last value; the standard and the runtime leave them out.
+    """
+    attrs = {a.name: a for a in node.attribute}
+    values = {name: onnx.helper.get_attribute_value(a) for name, a in attrs.items()}
+    if node.op_type not in ("MaxPool", "AveragePool") or not values.get("ceil_mode") or values.get("count_include_pad"):
+        return
+    if values.get("auto_pad", b"NOTSET") != b"NOTSET" or any(d != 1 for d in values.get("dilations", [])):
+        return
+    kernel = values["kernel_shape"]
+    n = len(kernel)
+    pads, strides = values.get("pads", [0] * 2 * n), values.get("strides", [1] * n)
+    ends = [min(p + s - 1, k - 1) for p, s, k in zip(pads[n:], strides, kernel, strict=True)]
+    for name in {"ceil_mode", "pads"} & attrs.keys():
+        node.attribute.remove(attrs[name])
+    node.attribute.append(onnx.helper.make_attribute("pads", [*pads[:n], *ends]))
 
 
 def _lower(node: onnx.NodeProto) -> None:
