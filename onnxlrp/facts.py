@@ -270,10 +270,16 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
     needed, path = {head}, []
     for unit in reversed(units):
         used = active.intersection(depends(unit))
-        if used and any(t.name in needed and t.name in active for t in unit.outputs):
+        outs = {t.name for t in unit.outputs if t.name in active}
+        if used and outs & needed and not outs <= set(explained):
             path.append(unit)
             needed |= used
-    path = [u for u in path if not set(explained) >= {t.name for t in u.outputs if t.name in active}]
+    behind = [c for c in explained if c not in needed]
+    if behind:
+        raise CompositeError(
+            f"explain: '{behind[0]}' reaches '{head}' only through other explained tensors, where relevance ends; "
+            "ask for those with layers= instead"
+        )
     active &= {*explained, *(t.name for u in path for t in u.outputs)}
     return Facts(
         explained,

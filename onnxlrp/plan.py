@@ -85,8 +85,10 @@ class Plan(Sequence[Layer]):
                 raise CompositeError(f"layer {index}: the model has layers 0 to {len(self.layers) - 1}")
             return self.layers[index]
         named = next((layer for layer in self.layers if layer.name == key), None)
+        if named is not None or any(t.name == key for st in self.steps for t in st.unit.outputs):
+            return named  # a tensor of this name is not the node's layer
         found = (st.layer for st in self.steps if st.unit.name == key and st.layer is not None)
-        return named if named is not None else next((self.layers[i] for i in found), None)
+        return next((self.layers[i] for i in found), None)
 
     def records(self) -> list[dict[str, Any]]:
         """The table as plain data."""
