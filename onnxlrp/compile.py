@@ -64,7 +64,8 @@ def compile(
         speed_up(graph)
     if bake:
         bake_constants(graph)
-    return to_proto(graph, source.metadata, properties(plan, face, request, [b.step.layer for b in books]), face.defaults)
+    props = properties(plan, face, request, [b.step.layer for b in books])
+    return to_proto(graph, source.metadata, props, face.defaults, source.types)
 
 
 def inspect(

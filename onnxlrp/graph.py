@@ -43,6 +43,7 @@ class Source:
     graph: gs.Graph
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    types: dict[str, onnx.TypeProto] = field(default_factory=dict)  # of inputs and outputs that are sequences, maps, ...
 
     def scope(self, node: Any) -> str:
         """Module path that torch's newer exporter recorded for a node, or an empty string."""
@@ -116,6 +117,9 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
             )
     if model.functions:
         model = inliner.inline_local_functions(model)
+    _one_domain(model.graph)
+    for opset in model.opset_import:
+        opset.domain = "" if opset.domain == "ai.onnx" else opset.domain
     if input_shapes:
         _set_input_shapes(model, input_shapes)
     _drop_initializer_inputs(model)
@@ -129,15 +133,35 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
         onnx.checker.check_model(model)
     except Exception as error:
         # a newer operator is expanded below or refused by its node's name; an output's shape may be unknown
-        if not any(known in str(error) for known in ("No Op registered for", "'shape' of 'type'")):
+        if not any(known in str(error) for known in ("No Op registered for", "is deprecated in", "'shape' of 'type'")):
             raise InvalidModel(f"the model does not pass onnx.checker: {one_line(error)}") from error
     graph = gs.import_onnx(_with_weights(model, whole))
     for index, node in enumerate(graph.nodes):
         node.name = node.name or f"{node.op}_{index}"
-        node.domain = None if node.domain in ("", "ai.onnx") else node.domain
     _unique_node_names(graph)
     expand(graph)
-    return Source(graph, metadata)
+    _compute_constant_outputs(graph)
+    faces = (*model.graph.input, *model.graph.output)
+    return Source(graph, metadata, types={f.name: f.type for f in faces if not f.type.HasField("tensor_type")})
+
+
+def _one_domain(graph: onnx.GraphProto) -> None:
+    """`ai.onnx` is another spelling of the standard domain."""
+    for node in graph.node:
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+                _one_domain(body)
+
+
+def _compute_constant_outputs(graph: gs.Graph) -> None:
+    """An initializer that is an output at the same time becomes the output of an Identity."""
+    for i, t in enumerate(graph.outputs):
+        if isinstance(t, gs.Constant):
+            name, out = t.name, gs.Variable(t.name, t.dtype, t.shape)
+            t.name = f"{name}/value"
+            graph.nodes.append(gs.Node("Identity", f"{name}/identity", {}, [t], [out]))
+            graph.outputs[i] = out
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -215,6 +239,8 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             _old_resize(converted.graph)
         return converted
     if opset.version > OPSET:
+        model = infer_shapes(model)  # while newer operators are still known
+        opset = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
         opset.version = OPSET
         for node in model.graph.node:
             _lower(node)
@@ -371,11 +397,13 @@ def to_proto(
     metadata: Mapping[str, Mapping[str, str]],
     props: Mapping[str, str],
     defaults: Mapping[str, np.ndarray] | None = None,
+    types: Mapping[str, onnx.TypeProto] | None = None,
 ) -> onnx.ModelProto:
     """The finished graph as a checked ModelProto.
 
     metadata: per first output, what the source said about that node. props: model metadata.
     defaults: graph inputs that get an initializer of the same name, so that a caller may leave them out.
+    types: of inputs and outputs that graphsurgeon cannot describe.
     """
     model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = 8
@@ -384,6 +412,9 @@ def to_proto(
             if key not in PRIVATE:
                 node.metadata_props.add(key=key, value=value)
                 model.ir_version = 10  # the first that knows node metadata
+    for face in (*model.graph.input, *model.graph.output):
+        if types and face.name in types:
+            face.type.CopyFrom(types[face.name])
     for name, default in (defaults or {}).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
     for key, value in props.items():

@@ -41,6 +41,8 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
     if output is None:
         output = names[0]
     tensors = {t.name: t for n in graph.nodes for t in n.outputs}
+    if output in names and output not in tensors:
+        raise UnsupportedOp(f"output '{output}' is an input itself, so nothing explains it; name another output (output=)")
     if output not in tensors:
         near_name = difflib.get_close_matches(output, [*names, *tensors], 1)
         hint = f"did you mean '{near_name[0]}'?" if near_name else f"the model has {', '.join(names)}"

@@ -199,6 +199,11 @@ def test_output_that_does_not_depend_on_the_input() -> None:
     message(UnsupportedOp, compiling(model), "'y'", "does not depend on 'x'", "output=", "explain=")
 
 
+def test_output_that_is_an_input() -> None:
+    model = net("y = Relu(x)", "float[N,4] x", "float[N,4] x, float[N,4] y")
+    message(UnsupportedOp, compiling(model), "output 'x' is an input itself", "output=")
+
+
 def test_relevance_that_ends_in_an_inert_node_names_it() -> None:
     body = "g = Greater(x, zero)\nc = Cast<to=1>(g)\ny = MatMul(c, w)"
     model = net(body, "float[N,4] x", "float[N,2] y", zero=np.float32(0), w=weight(4, 2))

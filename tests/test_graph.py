@@ -147,6 +147,44 @@ def test_scope(recorded: str, scope: str) -> None:
     assert scope_of({"pkg.torch.onnx.name_scopes": recorded}) == scope
 
 
+def test_both_spellings_of_the_standard_domain(expected: np.ndarray) -> None:
+    model = small()
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    near(relevance(model, X), expected)
+    model.opset_import[0].domain = "ai.onnx"
+    near(relevance(model, X), expected)
+
+
+def test_outputs_that_are_inputs_or_constants_stay() -> None:
+    body, k = "y = Neg(x)\nz = Add(y, k)", data(2, 4, seed=2)
+    model = net(body, "float[N,4] x", "float[N,4] z, float[N,4] x, float[2,4] k", k=k)
+    x = data(2, 4)
+    out = lrp(model, {"x": x})
+    near(out["x"], x, 0)
+    near(out["k"], k, 0)
+    near(out["z"], k - x, 0)
+    assert np.abs(out["relevance.x"]).max() > 0
+
+
+def test_sequences_and_maps_may_be_outputs() -> None:
+    """Left alone where they are not explained; a ZipMap is stripped."""
+    body = (
+        "z = MatMul(x, w)\np = Softmax(z)\nm = ai.onnx.ml.ZipMap<classlabels_int64s=[7,8,9,5]>(p)\ns = SequenceConstruct(z, p)"
+    )
+    model = net(body, "float[N,3] x", "float[N,4] m, seq(float[N,4]) s", domains=', "ai.onnx.ml" : 3', w=weight(3, 4))
+    row = onnx.helper.make_map_type_proto(onnx.TensorProto.INT64, onnx.helper.make_tensor_type_proto(1, []))
+    model.graph.output[0].CopyFrom(onnx.helper.make_value_info("m", onnx.helper.make_sequence_type_proto(row)))
+    x = data(2, 3)
+    compiled = onnxlrp.compile(model, "epsilon")
+    assert compiled.graph.output[0] == model.graph.output[0]
+    out, wanted = run(compiled, x=x), run(model, x=x)
+    assert out["m"] == wanted["m"]
+    near(out["s"][0], wanted["s"][0])
+    plain = net("z = MatMul(x, w)", "float[N,3] x", "float[N,4] z", w=weight(3, 4))
+    near(out["relevance.x"], relevance(plain, x))
+
+
 def test_input_shapes_replace_the_recorded_ones() -> None:
     source = load(small(), {"x": [2, 3, 6, 5]})
     assert source.graph.inputs[0].shape == [2, 3, 6, 5]
