@@ -98,6 +98,7 @@ def prepare(
 ) -> tuple[Source, Facts, Plan]:
     """load, normalize, analyse, assign."""
     source = load(model, input_shapes)
+    keep = [*keep, *([output] if output is not None else [])]
     normalize(source, keep, canonize)
     head = find_head(source.graph, output, class_axis)
     finish(source, head.tensor)

@@ -35,7 +35,8 @@ def is_linear(node: gs.Node, fixed: Collection[str]) -> bool:
     """A linear node whose weight is a constant of known shape on its right."""
     if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not is_float(node.outputs[0]):
         return False
-    return node.inputs[1].name in fixed and node.inputs[0].name not in fixed and is_static(node.inputs[1])
+    x, w = node.inputs[:2]
+    return w.name in fixed and x.name not in fixed and is_static(w) and len(w.shape) > 1  # a vector has no output channels
 
 
 class Affine(NamedTuple):

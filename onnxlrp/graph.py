@@ -209,7 +209,7 @@ def _set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int 
             raise InputError(f"input_shapes gives '{name}' {len(shape)} axes, the model declares {len(dims.dim)}")
         del dims.dim[:]
         for size in shape:
-            dims.dim.add(**({"dim_value": size} if isinstance(size, int) else {"dim_param": str(size)}))
+            dims.dim.add(**({"dim_param": size} if isinstance(size, str) else {"dim_value": int(size)}))
     del model.graph.value_info[:]  # recorded with the old shapes
 
 

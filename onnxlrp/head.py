@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .constants import producer
+from .constants import constants_of, producer
 from .emit import Emit
 from .errors import CompositeError, UnsupportedOp
 from .facts import is_float
@@ -20,7 +20,8 @@ __all__ = ["Head", "find_head", "initial_relevance"]
 
 SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
 LABELS = ("ArgMax", "ZipMap")
-TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "ArrayFeatureExtractor", "Gather")
+TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout")
+PICKS = ("ArrayFeatureExtractor", "Gather")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
 
 def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]:
     """The logits behind an output; the output itself when there is nothing to strip."""
-    best, t = out, out
+    best, t, fixed = out, out, constants_of(graph)
     stripped: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     while t.inputs:
@@ -79,9 +80,12 @@ def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]
             best, stripped = t, seen
             if node.op in SQUASHING:
                 break
+        elif node.op in PICKS:
+            if node.inputs[0].name not in fixed:
+                break  # values of the network, not a list of labels
+            t = node.inputs[1]  # a label picked by its index: follow the index
         elif node.op in TRANSPARENT:
-            # a label picked by its index: follow the index, not the list of labels
-            t = node.inputs[1 if node.op in ("ArrayFeatureExtractor", "Gather") else 0]
+            t = node.inputs[0]
         elif (logit := _binary(node)) is not None:
             return _two_logits(graph, node, logit), (*seen, "Sigmoid")
         else:

@@ -186,7 +186,7 @@ def test_sequences_and_maps_may_be_outputs() -> None:
 
 
 def test_input_shapes_replace_the_recorded_ones() -> None:
-    source = load(small(), {"x": [2, 3, 6, 5]})
+    source = load(small(), {"x": [np.int64(2), 3, 6, 5]})
     assert source.graph.inputs[0].shape == [2, 3, 6, 5]
     assert next(n for n in source.graph.nodes if n.name == "h").outputs[0].shape == [2, 4, 6, 5]
 

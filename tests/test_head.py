@@ -92,6 +92,26 @@ def test_a_concat_that_is_no_binary_head() -> None:
     assert onnxlrp.inspect(model, "epsilon").head.tensor == "y"
 
 
+def test_values_picked_by_the_best_score_are_explained_themselves() -> None:
+    """A box chosen by its score is no label: the relevance is the box's, not the score's."""
+    body = (
+        "s = MatMul(x, v); a = ArgMax<axis=1>(s); b = MatMul(x, u); y = GatherElements<axis=1>(b, a); z = Gather<axis=1>(b, i)"
+    )
+    model = net(
+        body.replace("; ", "\n"), "float[N,5] x", "float[N,1] y, float[N,2] z", v=V, u=weight(5, 4, seed=9), i=np.int64([2, 0])
+    )
+    for output, tensor in (("y", "y"), ("z", "z")):
+        assert onnxlrp.inspect(model, "epsilon", output=output).head.tensor == tensor
+
+
+def test_an_inner_tensor_named_as_output_is_not_folded_away() -> None:
+    body = "h = Conv(x, w)\ny = BatchNormalization(h, s, s, s, s)"
+    model = net(body, "float[N,3,4,4] x", "float[N,3,4,4] y", w=weight(3, 3, 1, 1), s=np.float32([1, 2, 3]))
+    x = data(2, 3, 4, 4)
+    plain = net("h = Conv(x, w)", "float[N,3,4,4] x", "float[N,3,4,4] h", w=weight(3, 3, 1, 1))
+    near(relevance(model, x, output="h"), relevance(plain, x))
+
+
 def test_label_and_probabilities_of_one_classifier() -> None:
     body = LOGITS + "p = Softmax(z)\nlabel = ArgMax<axis=1, keepdims=0>(p)"
     model = net(body, "float[N,5] x", "int64[N] label, float[N,4] p", v=V)

@@ -125,6 +125,13 @@ NOT_BACK = {
     "active constants": Case(CONV + "y = Mul(h, k)", "Conv, Mul", PARTS, x="float[N,3,6,5] x, float[N,4,1,1] k"),
     "matmul, wrong axis": Case("h = MatMul(x, w); y = Mul(h, k)", "MatMul, Mul", {"w": V, "k": data(7, 1)}, **SEQ),
     "matmul, position table": Case("h = MatMul(x, w); y = Add(h, k)", "MatMul, Add", {"w": V, "k": data(7, 4)}, **SEQ),
+    "matmul by a vector": Case(
+        "h = MatMul(x, w); y = Mul(h, k)",
+        "MatMul, Mul",
+        {"w": data(3), "k": data(7)},
+        x="float[N,7,3] x",
+        y="float[N,7] y",
+    ),
     "matmul, weight on the left": Case(
         f"h = MatMul(w, x); y = {BN}(h, s, t, m, q)",
         "MatMul, BatchNormalization",
