@@ -138,8 +138,9 @@ def tutorial_vgg(low: float = -3.0, high: float = 3.0) -> Composite:
 
 @_preset
 def excitation_backprop() -> Composite:
-    """ZPlus on every linear layer, Epsilon on sums and averages.   Zhang et al. 2016, as in zennit."""
-    return Composite(ZPlus(), name="excitation_backprop")
+    """ZPlus on linear layers, Epsilon on sums and averages, derivatives elsewhere.   Zhang et al. 2016, as in zennit."""
+    maps = GlobalTypeMap({"Activation": Gradient(), "Normalization": Gradient(), "Resize": Gradient()})
+    return Composite(ZPlus(), maps, name="excitation_backprop")
 
 
 def _derivative(name: str, activation: Rule, **options: bool) -> Composite:

@@ -1,4 +1,8 @@
-"""Element-wise functions: relevance passes; the table gives each one's derivative for the gradient family."""
+"""Element-wise functions: relevance passes; the table gives each one's derivative for the gradient family.
+
+At a kink the derivative is that of the side where x does less: 0 for Relu at 0 and for Clip at its bounds, the slope for
+LeakyRelu at 0, as in torch.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +39,8 @@ def _gelu(v: View, x: Tensor, y: Tensor) -> Tensor:
 def _clip(v: View, x: Tensor, y: Tensor) -> Tensor:
     low, high = v.x(1), v.x(2)
     out = x.emit.ones_like(x)
-    out = out if low is None else where(x < low, 0.0, out)
-    return out if high is None else where(x > high, 0.0, out)
+    out = out if low is None else where(x <= low, 0.0, out)
+    return out if high is None else where(x >= high, 0.0, out)
 
 
 def _shrink(v: View, x: Tensor, y: Tensor) -> Tensor:
@@ -60,10 +64,10 @@ def _mish(v: View, x: Tensor, y: Tensor) -> Tensor:
 
 SLOPES: dict[str, Slope] = {
     "Relu": lambda v, x, y: _step(x > 0),
-    "LeakyRelu": lambda v, x, y: _step(x >= 0, 1.0, float(v.attr("alpha"))),
-    "PRelu": lambda v, x, y: where(x >= 0, x.emit.ones_like(x), v.need(1)),
+    "LeakyRelu": lambda v, x, y: _step(x > 0, 1.0, float(v.attr("alpha"))),
+    "PRelu": lambda v, x, y: where(x > 0, x.emit.ones_like(x), v.need(1)),
     "ThresholdedRelu": lambda v, x, y: _step(x > float(v.attr("alpha"))),
-    "Elu": lambda v, x, y: where(x >= 0, 1.0, y + float(v.attr("alpha"))),
+    "Elu": lambda v, x, y: where(x > 0, 1.0, y + float(v.attr("alpha"))),
     "Selu": lambda v, x, y: where(x > 0, float(v.attr("gamma")), y + float(v.attr("alpha")) * float(v.attr("gamma"))),
     "Celu": lambda v, x, y: where(x >= 0, 1.0, y * (1 / float(v.attr("alpha"))) + 1.0),
     "Gelu": _gelu, "Swish": _swish, "Mish": _mish, "Clip": _clip, "Shrink": _shrink, "Pow": _pow,
