@@ -88,9 +88,7 @@ HEAD: list[Callable[[F], F]] = [
     click.option("--input-shapes", multiple=True, callback=shapes, metavar="NAME=1,3,8,8", help="Fix an input's shape."),
 ]
 BUILD: list[Callable[[F], F]] = [
-    click.option(
-        "--layers", multiple=True, metavar="LAYER", help="Layer (name, index) or tensor whose relevance to output."
-    ),
+    click.option("--layers", multiple=True, metavar="LAYER", help="Layer (name, index) or tensor whose relevance to output."),
     click.option("--conditions", multiple=True, metavar="LAYER", help="Layer or tensor that gets a mask input."),
     click.option("--position", callback=literal, help="Explain one position of the output: 3, or '(3, 4)'."),
     click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from .constants import RANDOM
 from .errors import CompositeError
-from .facts import Interval, interval
+from .intervals import Interval, interval
 from .tensor import Dim, Operand, Shape, Tensor, broadcast
 
 __all__ = ["Emit"]

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from .constants import constants_of, only_user, producer
 from .facts import scaled_inputs
 from .folds import mul_add, varies
+from .norm_patterns import group_norm, spelled_norm
 from .normalize import FAKE_QUANT
 
 __all__ = ["Group", "Unit", "units"]
@@ -32,7 +33,7 @@ class Group:
     @property
     def elementwise(self) -> bool:
         """Whether its derivative is that of its members, node by node."""
-        return self.op not in ("MatMul", "Affine", "QuantizeDequantize")
+        return self.op in (*GATES.values(), "RMSNormalization")
 
 
 class Unit(Protocol):
@@ -52,7 +53,7 @@ def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
     order = {id(n): i for i, n in enumerate(graph.nodes)}
     sinks: dict[int, Group] = {}
     members: set[int] = set()
-    for find in (quantize, gate, biased_matmul, affine):
+    for find in (quantize, norm, gate, biased_matmul, affine):
         for node in graph.nodes:
             if id(node) in members:
                 continue
@@ -60,7 +61,7 @@ def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
             if group is not None and group.op == "Affine" and group.outputs[0].name in scaled:
                 continue  # it only scales an explained input
             if group is not None and not members & {id(m) for m in group.members}:
-                sinks[id(node)] = group
+                sinks[id(group.members[0])] = group
                 members |= {id(m) for m in group.members}
     out: list[Unit] = []
     for node in graph.nodes:
@@ -104,6 +105,16 @@ def gate(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: di
 
 def _scalar(t: gs.Tensor) -> bool:
     return t.shape is not None and int(np.prod([d if isinstance(d, int) else 2 for d in t.shape])) == 1
+
+
+def norm(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """Layer, group and root mean square norms however they are spelled (norm_patterns.py)."""
+    found = spelled_norm(node, kept, fixed) or group_norm(node, kept, fixed)
+    if found is None:
+        return None
+    op, inputs, outputs, members, attrs = found
+    members = sorted({id(m): m for m in members}.values(), key=lambda m: -order[id(m)])
+    return Group(op, node.name, inputs, outputs, members, attrs)
 
 
 def biased_matmul(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:

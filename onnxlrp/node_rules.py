@@ -146,7 +146,7 @@ class BetaSmooth(DeconvNet):
 
 DEFAULTS: dict[Kind, Rule] = {
     Kind.WEIGHTED: Epsilon(), Kind.LINEAR: Epsilon(), Kind.SUM: Epsilon(), Kind.NORM: Epsilon(),
-    Kind.SELECT: WinnerTakesAll(), Kind.PRODUCT: Uniform(),
+    Kind.REDUCE: Epsilon(), Kind.SELECT: WinnerTakesAll(), Kind.PRODUCT: Uniform(),
 }  # fmt: skip
 
 

@@ -72,7 +72,10 @@ def forward(source: Source, facts: Facts) -> Emit:
 
 def resolve_tensor(key: str | int, plan: Plan, facts: Facts, what: str) -> str:
     """A layer's name or index to its output tensor; a tensor name stays. Raises CompositeError."""
-    layer = plan.layer(key)
+    try:
+        layer = plan.layer(key)
+    except CompositeError as error:
+        raise CompositeError(f"{what}: {error}") from error
     name = layer.output if layer is not None else str(key)
     if name not in facts.active:
         near = difflib.get_close_matches(name, [la.name for la in plan] + sorted(facts.active), 3)

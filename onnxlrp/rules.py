@@ -20,7 +20,7 @@ __all__ = [
     "AlphaBeta", "Epsilon", "Flat", "Gamma", "GeneralizedGamma", "Rule", "WSquare", "ZBox", "ZPlus", "Zero",
 ]  # fmt: skip
 
-LINEAR = frozenset({Kind.WEIGHTED, Kind.LINEAR, Kind.SUM, Kind.AFFINE, Kind.NORM, Kind.SELECT})
+LINEAR = frozenset({Kind.WEIGHTED, Kind.LINEAR, Kind.SUM, Kind.AFFINE, Kind.NORM, Kind.REDUCE, Kind.SELECT})
 
 
 def option(default: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .errors import CompositeError
-from .facts import Interval
+from .intervals import Interval
 
 if TYPE_CHECKING:
     from .emit import Emit

@@ -100,8 +100,12 @@ class Case:
         """The kind of the node, as OPERATORS.md has it."""
         count = sum(name in self.active for n in self.nodes if n.op_type == self.op for name in n.input)
         modes = [a.s.decode() for n in self.nodes for a in n.attribute if a.name == "mode"]
-        if self.op in ("Mul", "MatMul", "Gemm") and count == 2:
+        if self.op in ("Mul", "MatMul", "Gemm", "Einsum") and count == 2:
             return "PRODUCT"
+        if self.op == "Einsum" and len(self.args) == 1:
+            return "LINEAR"
+        if self.op.startswith("Scatter") and any(a.s == b"add" for n in self.nodes for a in n.attribute):
+            return "SUM"
         if self.op in ("Resize", "Upsample"):
             return "MOVE" if modes == ["nearest"] else "LINEAR"
         if self.op == "Div":
@@ -239,18 +243,24 @@ def graph(op: str, what: str, lines: str, linear: bool = False, single: bool = T
 KINDS = {
     op: kind
     for kind, ops in {
-        "WEIGHTED": "Conv ConvTranspose Gemm MatMul",
+        "WEIGHTED": "Conv ConvTranspose Gemm MatMul Einsum",
         "AFFINE": "BatchNormalization",
         "SUM": "Add Sub Sum Mean",
-        "LINEAR": "AveragePool GlobalAveragePool ReduceMean ReduceSum Resize Upsample",
+        "LINEAR": "CumSum AveragePool GlobalAveragePool ReduceMean ReduceSum Resize Upsample",
         "SELECT": "MaxPool GlobalMaxPool ReduceMax ReduceMin",
-        "MOVE": "Reshape Flatten Squeeze Unsqueeze Identity Dropout Transpose Slice Split Concat Gather Pad Expand Tile "
+        "MOVE": "GatherElements GatherND ScatterElements ScatterND Compress ReverseSequence Trilu CenterCropPad MaxUnpool "
+        "Reshape Flatten Squeeze Unsqueeze Identity Dropout Transpose Slice Split Concat Gather Pad Expand Tile "
         "DepthToSpace SpaceToDepth Where",
         "SCALE": "Mul",
+        "NORM": "LayerNormalization InstanceNormalization GroupNormalization MeanVarianceNormalization",
+        "FROZEN_NORM": "RMSNormalization LpNormalization LRN",
+        "REDUCE": "ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp ReduceProd LpPool GlobalLpPool",
+        "CHOICE": "Max Min TopK",
     }.items()
     for op in ops.split()
 }
-LINEAR = frozenset({op for op, kind in KINDS.items() if kind not in ("SELECT", "SCALE")} | {"Cast", "Neg"})
+CURVED = ("SELECT", "SCALE", "NORM", "FROZEN_NORM", "REDUCE", "CHOICE")
+LINEAR = frozenset({op for op, kind in KINDS.items() if kind not in CURVED} | {"Cast", "Neg"})
 
 NO_SIZE = "auto_pad=.* over axes of unknown size"
 
@@ -578,6 +588,116 @@ RESIZES = [
     row("Upsample", "linear", X(2, 3, 4, 3), K([1, 1, 2, 2]), opset=9, mode="linear"),
 ]  # fmt: skip
 
+SPELLED_LAYER_NORM = """
+    m = ReduceMean(x, axes)
+    d = Sub(x, m)
+    p = {square}
+    v = ReduceMean(p, axes)
+    w = Add(v, eps)
+    s = Sqrt(w)
+    {normalised}
+    h = Mul(n, g)
+    y = Add(h, b)
+"""
+LAYER_NORM_ARGS = {"x": X(2, 3, 8), "axes": I(-1), "eps": K(1e-3), "two": K(2.0), "one": K(1.0), "g": C(8), "b": C(8)}
+
+
+def layer_norm(what: str, square: str, normalised: str) -> Case:
+    text = SPELLED_LAYER_NORM.format(square=square, normalised=normalised)
+    return graph("LayerNormalization", what, text, **{k: v for k, v in LAYER_NORM_ARGS.items() if k in text.replace(",", " ")})
+
+
+NORMS = [
+    row("LayerNormalization", "last", X(2, 3, 8), C(8), C(8)),
+    row("LayerNormalization", "axis 1", X(2, 3, 4), C(3, 4), C(3, 4), axis=1),
+    row("LayerNormalization", "no bias", X(2, 3, 8), C(8), epsilon=1e-2),
+    layer_norm("Mul Div", "Mul(d, d)", "n = Div(d, s)"),
+    layer_norm("Pow Reciprocal", "Pow(d, two)", "i = Reciprocal(s)\n    n = Mul(d, i)"),
+    layer_norm("Pow one over", "Pow(d, two)", "i = Div(one, s)\n    n = Mul(i, d)"),
+    row("InstanceNormalization", "1-D", X(2, 3, 7), C(3), C(3)),
+    row("InstanceNormalization", "2-D", X(2, 3, 4, 5), C(3), C(3), epsilon=1e-2),
+    graph("GroupNormalization", "spelled", """
+        a = Reshape(x, to)
+        i = InstanceNormalization(a, one, zero)
+        c = Reshape(i, back)
+        d = Mul(c, s)
+        y = Add(d, t)
+    """, x=X(2, 6, 3, 4), to=I(0, 3, -1), one=K(np.ones(3)), zero=K(np.zeros(3)), back=I(0, 6, 3, 4), s=C(6, 1, 1),
+        t=C(1, 6, 1, 1)),
+    row("MeanVarianceNormalization", "default", X(2, 3, 4, 5), batch=False),
+    row("MeanVarianceNormalization", "axes", X(2, 3, 4, 5), axes=[1, 2, 3]),
+    graph("RMSNormalization", "spelled", """
+        p = Mul(x, x)
+        m = ReduceMean(p, axes)
+        v = Add(m, eps)
+        s = Sqrt(v)
+        i = Reciprocal(s)
+        n = Mul(x, i)
+        y = Mul(g, n)
+    """, x=X(2, 3, 8), axes=I(-1), eps=K(1e-3), g=C(8)),
+    row("LpNormalization", "l2", X(2, 3, 5)),
+    row("LpNormalization", "l1 axis 1", X(2, 3, 5), axis=1, p=1),
+    row("LRN", "odd", X(2, 5, 3, 4), size=3, alpha=0.6, beta=0.8, bias=1.5),
+    row("LRN", "wide", X(2, 5, 3, 4), size=5, alpha=0.9),
+]  # fmt: skip
+
+MEASURES = [
+    row(op, what, X(2, 3, 4, 5, kind=kind), axes)
+    for kind, ops in (("signed", "ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp"), ("positive", "ReduceLogSum ReduceProd"))
+    for op in ops.split()
+    for what, axes in (("last", I(-1)), ("two axes", I(1, 3)))
+] + [
+    row("ReduceL2", "flat", X(2, 3, 5), I(1), keepdims=0),
+    row("LpPool", "p 2", X(2, 3, 6, 5), kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 0, 1]),
+    row("LpPool", "p 1", X(2, 3, 7), kernel_shape=[3], strides=[2], p=1),
+    row("LpPool", "p 3", X(2, 2, 4, 4), kernel_shape=[2, 2], p=3),
+    row("GlobalLpPool", "p 2", X(2, 3, 4, 5)),
+]  # fmt: skip
+
+CHOICES = [
+    row(op, what, *args)
+    for op in ("Max", "Min")
+    for what, args in (
+        ("two", [D(2, 3, 4), D(2, 3, 4)]),
+        ("frozen", [D(2, 3, 4), C(4)]),
+        ("broadcast", [X(2, 3, 4), X(3, 1), X(2, 1, 4)]),
+        ("one", [D(2, 3, 4)]),
+    )
+] + [
+    row("TopK", "largest", D(2, 3, 6), I(3), outputs=2),
+    row("TopK", "smallest axis 1", D(2, 5, 3), I(2), outputs=2, axis=1, largest=0, sorted=0),
+]
+
+TABLES = [
+    row("GatherElements", "axis 1", X(2, 3, 4), G(np.array([[[0, 2, -1, 1]], [[2, 2, 0, 0]]])), axis=1, batch=False),
+    row("GatherND", "plain", X(3, 4, 2), K([[0, 1], [2, 3], [0, 1]], np.int64), batch=False),
+    row("GatherND", "batch_dims", X(2, 4, 3), G(np.array([[[1]], [[3]]])), batch_dims=1, batch=False),
+    row("Compress", "axis", X(2, 5, 3), K([True, False, True, True, False], bool), axis=1),
+    row("Compress", "flat", X(3, 4), K([True, False, True, True, False], bool), batch=False),
+    row("ReverseSequence", "rows", X(4, 2, 3), K([3, 1], np.int64), batch=False),
+    row("Trilu", "upper", X(2, 4, 5)),
+    row("Trilu", "lower k", X(2, 4, 5), K(1, np.int64), upper=0),
+    row("CenterCropPad", "both", X(2, 5, 3), I(2, 6), axes=[1, 2]),
+    row("MaxUnpool", "2x2", X(1, 1, 2, 2), K([[[[0, 3], [9, 14]]]], np.int64), kernel_shape=[2, 2], strides=[2, 2],
+        batch=False),
+    row("ScatterElements", "data", X(3, 4), K([[1, 0, 2, 1]], np.int64), C(1, 4), batch=False),
+    row("ScatterElements", "updates", C(3, 4), K([[1, 0, 2, 1]], np.int64), X(1, 4), batch=False),
+    row("ScatterElements", "both axis 1", X(3, 4), K([[1, 0], [2, 3]], np.int64), X(2, 2), axis=1, batch=False),
+    row("ScatterElements", "add", X(3, 4), K([[1, 0], [2, 2]], np.int64), X(2, 2), axis=1, reduction="add", batch=False),
+    row("ScatterND", "both", X(4, 3), K([[1], [3]], np.int64), X(2, 3), batch=False),
+    row("ScatterND", "add data", X(4, 3), K([[1], [1]], np.int64), C(2, 3), reduction="add", batch=False),
+    row("CumSum", "plain", X(2, 3, 4), K(1, np.int64)),
+    row("CumSum", "exclusive reverse", X(2, 3, 4), K(-1, np.int64), exclusive=1, reverse=1),
+    row("Einsum", "dense", X(2, 3, 5), C(5, 4), equation="bij,jk->bik"),
+    row("Einsum", "implicit", X(2, 5), C(5, 4), equation="ij,jk"),
+    row("Einsum", "ellipsis", X(2, 3, 5), C(4, 5), equation="...j,kj->...k"),
+    row("Einsum", "frozen left", C(4, 5), X(2, 5, 3), equation="kj,bji->bik"),
+    row("Einsum", "summed letter", X(2, 3, 5), C(5), equation="bij,j->b"),
+    row("Einsum", "two active", X(2, 3, 5), X(2, 5, 4), equation="bij,bjk->bik", linear=False),
+    row("Einsum", "one operand", X(2, 3, 5), equation="bij->bj"),
+]  # fmt: skip
+
 CASES = [
-    *CONVOLUTIONS, *DENSE, *SUMS, *PRODUCTS, *POOLS, *REDUCTIONS, *POINTWISE, *SPELLED, *MOVES, *RESIZES,
+    *CONVOLUTIONS, *DENSE, *SUMS, *PRODUCTS, *POOLS, *REDUCTIONS, *POINTWISE, *SPELLED, *MOVES, *RESIZES, *NORMS, *MEASURES,
+    *CHOICES, *TABLES,
 ]  # fmt: skip

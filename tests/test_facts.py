@@ -12,8 +12,9 @@ from models_for_tests import data, lrp, near, net, relevance, run, weight
 
 import onnxlrp
 from onnxlrp.emit import Emit
-from onnxlrp.facts import INTERVALS, Interval, batch_axes, scaled_inputs
+from onnxlrp.facts import batch_axes, scaled_inputs
 from onnxlrp.graph import load
+from onnxlrp.intervals import INTERVALS, Interval
 from onnxlrp.tensor import Tensor
 
 # ------------------------------------------------------------------------------------------------------------ intervals

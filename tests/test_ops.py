@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import onnx
 import pytest
 import reference
-from cases import CASES, Case
+from cases import CASES, Case, K, X
 from helpers import Array, Runner, error, flat, run
 
 import onnxlrp
@@ -105,8 +106,55 @@ def divided(case: Case, r: Array) -> Array:
     return flat([reference.sum_to(r, top.shape), np.zeros(bottom.shape)])
 
 
+def normed(case: Case, r: Array) -> Array:
+    """x ⊙ (t − mean t), t = γ/σ r / stab(y), with σ frozen."""
+    x = case.values["x"].astype(np.float64)
+
+    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in case.nodes[0].attribute}
+    shape = x.shape
+    if case.op == "GroupNormalization":
+        x, axes = x.reshape(shape[0], 3, -1), (2,)
+    elif case.op == "InstanceNormalization":
+        axes = tuple(range(2, x.ndim))
+    elif case.op == "MeanVarianceNormalization":
+        axes = tuple(attrs.get("axes", (0, 2, 3)))
+    else:
+        axes = tuple(range(attrs.get("axis", -1) % x.ndim, x.ndim))
+    epsilon = attrs.get("epsilon", 0.0 if case.op.startswith("Mean") else float(case.values.get("eps", 1e-5)))
+    inverse = np.broadcast_to(1 / np.sqrt(x.var(axes, keepdims=True) + epsilon), x.shape).reshape(shape)
+    gamma = case.values.get("g", case.values.get("s", case.values.get("c", np.float64(1))))
+    if case.op == "InstanceNormalization":
+        gamma = gamma.reshape(-1, *[1] * (len(shape) - 2))
+    y, w = shown(case).astype(np.float64), gamma * inverse
+    t = w * r / reference.stab(y, 1e-6)
+    centre = np.broadcast_to(t.reshape(x.shape).mean(axes, keepdims=True), x.shape).reshape(shape)
+
+    return x.reshape(shape) * (t - centre)
+
+
+def measured(case: Case, r: Array) -> Array:
+    """p r / stab(Σ p), p the part of each element."""
+    x = case.values["x"].astype(np.float64)
+    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in case.nodes[0].attribute}
+    if case.op == "LpPool":
+        p = np.abs(x) ** attrs.get("p", 2)
+        node = onnx.helper.make_node("LpPool", ["x"], ["y"], **{**attrs, "p": 1})
+        windows = replace(case, nodes=(node,), linear=True, args={"x": K(np.ones_like(x))})
+        taps = replace(windows, args={"x": X(*x.shape, kind="positive")}).matrix()[0]
+        return p.ravel() * (taps @ (r.ravel() / reference.stab(p.ravel() @ taps, 1e-6)))
+    axes = tuple(int(a) for a in case.values["c"]) if "c" in case.values else tuple(range(2, x.ndim))
+    whole = np.expand_dims(r, axes) if r.ndim < x.ndim else r
+    parts = {
+        "ReduceL1": np.abs(x), "ReduceLogSum": x, "ReduceProd": np.ones_like(x) / np.prod([x.shape[a] for a in axes]),
+        "ReduceLogSumExp": np.exp(x) / np.exp(x).sum(axes, keepdims=True),
+    }  # fmt: skip
+    p = parts.get(case.op, x * x)
+    return p * whole / reference.stab(p.sum(axes, keepdims=True), 1e-6)
+
+
 EXPECTED: dict[str, Callable[[Case, Array], Array]] = {
-    "MOVE": moved, "POINTWISE": passed, "SCALE": scaled, "AFFINE": passed, "PRODUCT": multiplied, "RATIO": divided,
+    "MOVE": moved, "CHOICE": moved, "POINTWISE": passed, "AFFINE": passed, "FROZEN_NORM": passed, "SCALE": scaled,
+    "PRODUCT": multiplied, "RATIO": divided, "NORM": normed, "REDUCE": measured,
 }  # fmt: skip
 BY_RULES = {"WEIGHTED", "LINEAR", "SUM", "SELECT"}  # what test_rules.py judges
 
@@ -121,7 +169,7 @@ def test_relevance_goes_where_the_value_came_from(case: Case):
     r = random_r(case, whole=True)
     found = relevances(case, run(compiled(case, "epsilon", init="given"), {**case.feeds(), "relevance_out": r}))
     expected = np.ravel(EXPECTED[case.kind](case, r.astype(np.float64)))
-    if case.op == "MatMul":
+    if case.op in ("MatMul", "Einsum") or case.kind in ("NORM", "REDUCE"):
         assert error(found, expected) < 1e-5
     else:
         np.testing.assert_array_equal(found, expected)

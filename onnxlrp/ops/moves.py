@@ -31,12 +31,19 @@ def transpose(v: View) -> Reading:
 
 
 def by_index(v: View, x: Tensor, again: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Adjoint of any copy: send the flat positions of x through the same operator; each output then says where it is from."""
+    """Adjoint of any copy: send the positions of x, from 1, through the same operator; each output says where it is from.
+
+    Position 0 is what operators fill up with: what arrives there belongs to nobody.
+    """
     e = v.e
 
     def back(r: Tensor) -> Tensor:
-        every = e.arange(e.op("Size", x, shape=(), dtype=np.int64))
-        return scatter(x, again(e.op("Reshape", every, e.shape_of(x), shape=x.shape)), r)
+        size = e.reshape(e.op("Size", x, shape=(), dtype=np.int64), 1)
+        one_more = e.op("Add", size, e.ints(1), shape=(1,), dtype=np.int64)
+        every = e.op("Slice", e.arange(one_more), e.ints(1), one_more, shape=(None,), dtype=np.int64)
+        places = again(e.op("Reshape", every, e.shape_of(x), shape=x.shape))
+        line = scatter(e.op("Expand", e.zero, one_more, shape=(None,)), places, r)
+        return e.op("Reshape", e.op("Slice", line, e.ints(1), one_more, shape=(None,)), e.shape_of(x), shape=x.shape)
 
     return back
 

@@ -12,7 +12,7 @@ from .pool import axes_of, scatter, select
 from .registry import View, op
 
 
-def _static_axes(v: View) -> str | None:
+def static_axes(v: View) -> str | None:
     x = v.x(0)
     return "its axes are computed at run time" if x is None or axes_of(v, x.rank) is None else None
 
@@ -50,7 +50,7 @@ def mean_map(v: View, x: Tensor, y: Tensor, axes: Sequence[int], divide: bool) -
     return LinearMap((x,), e.one, e.zero, y, apply, adjoint)
 
 
-@op("ReduceMean ReduceSum", Kind.LINEAR, refuse=_static_axes)
+@op("ReduceMean ReduceSum", Kind.LINEAR, refuse=static_axes)
 def reduce_linear(v: View) -> Reading:
     """Mean or sum over axes."""
     x = v.need(0)
@@ -99,7 +99,7 @@ def global_max_pool(v: View) -> Reading:
     return extremum(v)
 
 
-@op("ReduceMax ReduceMin", Kind.SELECT, refuse=_static_axes)
+@op("ReduceMax ReduceMin", Kind.SELECT, refuse=static_axes)
 def reduce_extremum(v: View) -> Reading:
     """Maximum or minimum over axes."""
     return extremum(v)
