@@ -66,7 +66,7 @@ def backward(e: Emit, plan: Plan, facts: Facts, seed: Tensor, masks: Mapping[str
             view = View(unit, facts.active, e, unit.outputs[0].name in facts.scaled)
             absorbed = Absorbed([], [])
             try:
-                node = OPS[unit.op].read(view) if unit.op in OPS and not unit.domain else opaque(view, step)
+                node = opaque(view, step) if step.opaque else OPS[unit.op].read(view)
                 sent = step.rule.backward(node, tuple(arrived), absorbed)
             except RuleMismatch as error:
                 raise RuleMismatch(f"node '{unit.name}' ({unit.op}): {error}") from error

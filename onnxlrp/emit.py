@@ -33,7 +33,7 @@ class Emit:
         self.tensors: dict[str, Tensor] = {}
         self._interned: dict[tuple[Any, ...], list[Tensor]] = {}
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, int] = {}  # taken names -> the last number tried
         self._scope = "lrp"
         self.zero = self._known(np.float32(0))
         self.one = self._known(np.float32(1))
@@ -49,15 +49,18 @@ class Emit:
 
     def unique(self, name: str) -> str:
         """`name`, with a counter when it is taken; the name is taken afterwards."""
-        base, count = name, 1
+        base, count = name, self._names.get(name, 0)
         while name in self._names:
-            name, count = f"{base}_{count}", count + 1
-        self._names.add(name)
+            count += 1
+            name = f"{base}_{count}"
+        self._names[base] = count
+        self._names.setdefault(name, 0)
         return name
 
     def reserve(self, names: Sequence[str]) -> None:
         """Names of the model, which no emitted tensor may take."""
-        self._names.update(names)
+        for name in names:
+            self._names.setdefault(name, 0)
 
     def adopt(self, var: gs.Tensor, span: Interval | None = None) -> Tensor:
         """A tensor of the model that exists without a node of ours: a graph input or an initializer."""

@@ -77,6 +77,8 @@ class Facts:
 def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence[str] | None) -> Facts:
     """Raises UnsupportedOp when nothing that could be explained reaches the head, CompositeError for unknown names."""
     tensors = {t.name for u in graph.nodes for t in (*u.inputs, *u.outputs)} | {t.name for t in graph.inputs}
+    if isinstance(explain, str):
+        raise CompositeError(f"explain takes a list of tensor names, got the text {explain!r}; write [{explain!r}]")
     if explain is not None:
         for name in explain:
             if name not in tensors:

@@ -121,7 +121,7 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     for opset in model.opset_import:
         opset.domain = "" if opset.domain == "ai.onnx" else opset.domain
     if input_shapes:
-        _set_input_shapes(model, input_shapes)
+        _set_input_shapes(model, input_shapes, {t.name for t in whole.graph.initializer})
     _drop_initializer_inputs(model)
     sort_proto(model.graph)
     metadata = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in model.graph.node if n.output}
@@ -199,8 +199,8 @@ def _with_weights(light: onnx.ModelProto, whole: onnx.ModelProto) -> onnx.ModelP
     return light
 
 
-def _set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    inputs = {i.name: i for i in model.graph.input}
+def _set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]], weights: set[str]) -> None:
+    inputs = {i.name: i for i in model.graph.input if i.name not in weights}
     for name, shape in shapes.items():
         if name not in inputs:
             raise InputError(f"input_shapes names '{name}', which is not an input; inputs are {', '.join(inputs)}")
@@ -381,12 +381,14 @@ def _order(writes: list[list[str]], reads: list[list[str]]) -> list[int]:
 
 
 def _unique_node_names(graph: gs.Graph) -> None:
-    seen: set[str] = set()
+    seen: dict[str, int] = {}  # name -> next number to try: many nodes of one name stay linear
     for node in graph.nodes:
-        base, count = node.name, 1
+        base, count = node.name, seen.get(node.name, 0)
         while node.name in seen:
-            node.name, count = f"{base}_{count}", count + 1
-        seen.add(node.name)
+            count += 1
+            node.name = f"{base}_{count}"
+        seen[base] = count
+        seen.setdefault(node.name, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- save

@@ -20,6 +20,7 @@ __all__ = ["Head", "find_head", "initial_relevance"]
 
 SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
 LABELS = ("ArgMax", "ZipMap")
+AXES = {"Softmax": -1, "LogSoftmax": -1, "ArgMax": 0}  # operators that say where the classes lie, and their default
 TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout")
 PICKS = ("ArrayFeatureExtractor", "Gather")
 
@@ -64,6 +65,10 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
         return Head(t.name, output, rank, class_axis % rank, "as asked for", stripped)
     axis = None if rank <= 1 else rank - 1 if rank == 3 else 1
     why = "rank <= 1: every value" if axis is None else "last axis, rank 3" if rank == 3 else f"axis 1, rank {rank}"
+    user = next((n for n in t.outputs if n.op in AXES and n.op in stripped), None)
+    if axis is not None and user is not None:  # it says itself where the classes lie (channels last, for example)
+        own = int(user.attrs.get("axis", AXES[user.op])) % rank
+        axis, why = own, why if own == axis else f"the axis of the {user.op}"
     return Head(t.name, output, rank, axis, why, stripped)
 
 

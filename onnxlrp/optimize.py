@@ -75,8 +75,8 @@ def constant_shape(t: gs.Tensor) -> list[int] | None:
         sources = [x for x in node.inputs if not (isinstance(x, gs.Constant) and x.values.size == 1)]
         if not sources:
             return None
-        t = sources[0]
-    return list(t.shape)
+        t = max(sources, key=lambda x: len(constant_shape(x) or ()))
+    return list(t.shape) if len(t.shape) > 2 else None
 
 
 PEEPHOLES: list[tuple[str, Callable[[gs.Node, Constants], list[gs.Node]]]] = [

@@ -32,13 +32,14 @@ UNCOUNTED = frozenset("Transpose Identity Cast Squeeze Unsqueeze QuantizeDequant
 
 @dataclass(frozen=True)
 class Step:
-    """One node with its rule; why names the primitive that decided."""
+    """One node with its rule; why names the primitive that decided. opaque: no reading, only Pass or Stop get past it."""
 
     unit: Unit
     kind: Kind
     rule: Rule
     why: str
     layer: int | None
+    opaque: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Layer:
     rule: Rule
     why: str
     output: str
+    input: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,24 @@ class Plan(Sequence[Layer]):
 
     def layer(self, key: str | int) -> Layer | None:
         """A layer by index, by its name in the table, or by the name of a node in it; None when there is none."""
-        if isinstance(key, int) or (isinstance(key, str) and key.lstrip("-").isdigit()):
-            index = int(key)
-            if not -len(self.layers) <= index < len(self.layers):
-                raise CompositeError(f"layer {index}: the model has layers 0 to {len(self.layers) - 1}")
-            return self.layers[index]
-        named = next((layer for layer in self.layers if layer.name == key), None)
-        if named is not None or any(t.name == key for st in self.steps for t in st.unit.outputs):
-            return named  # a tensor of this name is not the node's layer
-        found = (st.layer for st in self.steps if st.unit.name == key and st.layer is not None)
-        return next((self.layers[i] for i in found), None)
+        if isinstance(key, str):
+            named = next((layer for layer in self.layers if layer.name == key), None)
+            if named is not None or any(t.name == key for st in self.steps for t in (*st.unit.inputs, *st.unit.outputs)):
+                return named  # a tensor of this name is not the node's layer
+            found = next((st.layer for st in self.steps if st.unit.name == key and st.layer is not None), None)
+            if found is not None or not key.lstrip("-").isdigit():
+                return None if found is None else self.layers[found]
+        index = int(key)
+        if not -len(self.layers) <= index < len(self.layers):
+            raise CompositeError(f"layer {index}: the model has layers 0 to {len(self.layers) - 1}")
+        return self.layers[index]
 
     def records(self) -> list[dict[str, Any]]:
         """The table as plain data."""
         return [
             {"index": la.index, "name": la.name, "op": la.op, "kind": la.kind, "input": la.input_shape,
-             "output": la.output_shape, "rule": repr(la.rule), "why": la.why, "tensor": la.output}
+             "output": la.output_shape, "rule": repr(la.rule), "why": la.why, "tensor": la.output,
+             "input_tensor": la.input}
             for la in self.layers
         ]  # fmt: skip
 
@@ -230,26 +234,33 @@ def assign(source: Source, composite: Composite, facts: Facts, head: Head, init:
     steps = []
     for unit, site in zip(facts.path, found, strict=True):
         pick = chosen.get(id(site)) or Choice(site, default_rule(site.kind), f"default of {site.kind.value}")
-        refuse_unknown(unit, site, source, facts, site.kind is Kind.UNKNOWN and id(site) not in chosen)
-        steps.append(Step(unit, site.kind, pick.rule, pick.why, site.layer))
+        reason = against(unit, site, facts)
+        if reason is not None and not (pick.strict and isinstance(pick.rule, (Pass, Stop))):
+            raise UnsupportedOp(refusal(unit, site, source, reason))
+        steps.append(Step(unit, site.kind, pick.rule, pick.why, site.layer, reason is not None))
     rows = _rows(steps, found, facts)
     return Plan(rows, tuple(steps), head, facts.explained, composite.text, init, tuple(source.notes))
 
 
-def refuse_unknown(unit: Unit, site: Site, source: Source, facts: Facts, unknown: bool) -> None:
-    """An operator without a reading, or used in a way that has none, is an error that names the way past it."""
-    reason = "has no reading" if unknown else None
-    entry = OPS.get(unit.op)
-    if not unknown and entry is not None and entry.refuse is not None:
-        view = View(unit, facts.active, Emit(), unit.outputs[0].name in facts.scaled)
-        said = entry.refuse(view)
-        reason = f"has no reading: {said}" if said else None
-    if reason is not None:
-        domain = f"{unit.domain}::" if unit.domain else ""
-        raise UnsupportedOp(
-            f"node '{site.name}': operator {domain}{unit.op} (opset {source.graph.opset}) {reason}; to get past it, "
-            f"put NameMap({{'{site.name}': Pass()}}) or NameMap({{'{site.name}': Stop()}}) into the composite"
-        )
+def against(unit: Unit, site: Site, facts: Facts) -> str | None:
+    """Why a node has no reading; None when it has one."""
+    if site.kind is Kind.UNKNOWN:
+        return "has no reading"
+    view = View(unit, facts.active, Emit(), unit.outputs[0].name in facts.scaled)
+    unknown = [t.name for t in (*unit.inputs, *unit.outputs) if t.name in facts.active and t.shape is None]
+    if unknown and site.kind is not Kind.POINTWISE:
+        return f"has no reading: the rank of '{unknown[0]}' is unknown (input_shapes= may help)"
+    said = OPS[unit.op].against(view)
+    return f"has no reading: {said}" if said else None
+
+
+def refusal(unit: Unit, site: Site, source: Source, reason: str) -> str:
+    """The error of an operator without a reading, or used in a way that has none: it names the way past it."""
+    domain = f"{unit.domain}::" if unit.domain else ""
+    return (
+        f"node '{site.name}': operator {domain}{unit.op} (opset {source.graph.opset}) {reason}; to get past it, "
+        f"put NameMap({{'{site.name}': Pass()}}) or NameMap({{'{site.name}': Stop()}}) into the composite"
+    )
 
 
 def _rows(steps: Sequence[Step], found: Sequence[Site], facts: Facts) -> tuple[Layer, ...]:
@@ -274,7 +285,7 @@ def _rows(steps: Sequence[Step], found: Sequence[Site], facts: Facts) -> tuple[L
         assert site.layer is not None
         rows.append(
             Layer(site.layer, name, op, site.kind.value, _shape(source), _shape(last.unit.outputs[0]), rule, why,
-                  last.unit.outputs[0].name)
+                  last.unit.outputs[0].name, source.name)
         )  # fmt: skip
     return tuple(rows)
 

@@ -13,7 +13,8 @@ def sum_kind(v: View) -> Kind:
     return Kind.SCALING if v.scaled else Kind.SUM
 
 
-@op("Add Sum Mean Sub", sum_kind, "Sum", kinds=(Kind.SUM, Kind.SCALING))
+@op("Sum Mean", Kind.SUM, "Sum", data=None)
+@op("Add Sub", sum_kind, "Sum", kinds=(Kind.SUM, Kind.SCALING), data=None)
 def add(v: View) -> Reading:
     """y = Σ x (+ frozen operands as bias): r_i = x_i r / stab(Σ x), summed over broadcast axes. Sub adds -x₂."""
     e, actives = v.e, v.actives()
@@ -66,7 +67,7 @@ def product_kind(v: View) -> Kind:
     return Kind.SCALE if v.node.op == "Mul" or v.is_active(0) else Kind.POINTWISE
 
 
-@op("Mul", product_kind, "Product", kinds=(Kind.PRODUCT, Kind.SCALE, Kind.SCALING))
+@op("Mul", product_kind, "Product", kinds=(Kind.PRODUCT, Kind.SCALE, Kind.SCALING), data=None)
 def mul(v: View) -> Reading:
     """Frozen factor: r where it is not 0, else 0. Two active operands: each linear with the other as its weight."""
     if v.scaled:
@@ -100,7 +101,7 @@ def scale(v: View, x: Tensor, factor: Tensor, inverse: bool = False) -> Reading:
     return v.reading(Kind.SCALE, (x,), passed=kept, vjp=vjp)
 
 
-@op("Div", product_kind, kinds=(Kind.RATIO, Kind.SCALE, Kind.SCALING, Kind.POINTWISE))
+@op("Div", product_kind, kinds=(Kind.RATIO, Kind.SCALE, Kind.SCALING, Kind.POINTWISE), data=None)
 def div(v: View) -> Reading:
     """Frozen denominator: scale. Frozen numerator: reciprocal, then scale. Both active: all to the numerator."""
     if v.scaled:
@@ -120,7 +121,11 @@ def div(v: View) -> Reading:
     )
 
 
-@op("BatchNormalization", Kind.AFFINE, "Normalization")
+def _training(v: View) -> str | None:
+    return "training_mode=1 normalises with the batch's own statistics" if v.attr("training_mode", 0) else None
+
+
+@op("BatchNormalization", Kind.AFFINE, "Normalization", refuse=_training)
 def batch_normalization(v: View) -> Reading:
     """y = x · γ/√(σ²+ε) + (β − μ γ/√(σ²+ε)) that could not be folded: Pass, or any linear rule on this affine map."""
     e, x = v.e, v.need(0)

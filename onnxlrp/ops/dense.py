@@ -1,4 +1,4 @@
-"""Gemm and MatMul. A MatMul may carry a bias as its third input (see normalize.py); it is split again when emitted."""
+"""Gemm and MatMul. A MatMul may carry a bias as its third input (see groups.py)."""
 
 from __future__ import annotations
 
@@ -77,11 +77,7 @@ def _vector_adjoint(s: Tensor, x: Tensor, w: Tensor, index: int) -> Tensor:
     return e.reshape_like(e.unbroadcast(c, x2), x)
 
 
-def matmul_groups(v: View) -> tuple[str, ...]:
-    return ("Dense", "Linear")
-
-
-@op("MatMul", matmul_kind, "Dense", "Linear", kinds=(Kind.WEIGHTED, Kind.PRODUCT))
+@op("MatMul", matmul_kind, "Dense", "Linear", kinds=(Kind.WEIGHTED, Kind.PRODUCT), data=(0, 1))
 def matmul(v: View) -> Reading:
     """y = x w (+ b) with a frozen operand, or a product of two active ones with each operand as the other's weight."""
     if matmul_kind(v) is Kind.PRODUCT:

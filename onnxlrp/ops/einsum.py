@@ -28,7 +28,7 @@ def einsum_kind(v: View) -> Kind:
     return Kind.WEIGHTED if len(v.actives()) == 1 else Kind.PRODUCT
 
 
-@op("Einsum", einsum_kind, "Dense", "Linear", kinds=(Kind.WEIGHTED, Kind.PRODUCT, Kind.LINEAR), refuse=_refuse)
+@op("Einsum", einsum_kind, "Dense", "Linear", kinds=(Kind.WEIGHTED, Kind.PRODUCT, Kind.LINEAR), data=None, refuse=_refuse)
 def einsum(v: View) -> Reading:
     """y = Σ Π operands: linear in each active operand with the others as its weight."""
     maps = tuple(operand(v, i) for i in v.actives())

@@ -15,7 +15,12 @@ from .pool import scatter
 from .registry import View, op
 
 
-@op("Reshape Flatten Squeeze Unsqueeze Identity Dropout", Kind.MOVE, "Reshaping")
+def _random(v: View) -> str | None:
+    mode = v.x(2) if v.node.op == "Dropout" else None
+    return None if mode is None or (mode.value is not None and not mode.value.any()) else "training_mode drops at random"
+
+
+@op("Reshape Flatten Squeeze Unsqueeze Identity Dropout", Kind.MOVE, "Reshaping", refuse=_random)
 def reshape(v: View) -> Reading:
     """The same values in the same order."""
     x = v.need(0)
@@ -57,7 +62,7 @@ def rerun(v: View) -> Callable[[Tensor], Tensor]:
 @op("Slice", Kind.MOVE, "Reshaping")
 def slice_(v: View) -> Reading:
     """A range along some axes: zeros are put back around it."""
-    x, y = v.need(0), v.y
+    x = v.need(0)
     starts, ends, axes, steps = (t.value if (t := v.x(i)) is not None else None for i in range(1, 5))
     known = starts is not None and ends is not None and (axes is not None or v.x(3) is None)
     unit = v.x(4) is None or (steps is not None and bool((steps == 1).all()))
@@ -75,7 +80,6 @@ def slice_(v: View) -> Reading:
             before[int(a)], after[int(a)] = low, size - high
         if sized:
             return v.move(x, lambda r: v.e.pad(r, before, after, shape=x.shape))
-    del y
     return v.move(x, by_index(v, x, rerun(v)))
 
 
@@ -92,7 +96,7 @@ def split(v: View) -> Reading:
     return v.reading(Kind.MOVE, (x,), passed=back, vjp=back)
 
 
-@op("Concat", Kind.MOVE, "Reshaping")
+@op("Concat", Kind.MOVE, "Reshaping", data=None)
 def concat(v: View) -> Reading:
     """Parts joined along an axis: relevance is split at the same places."""
     e, axis = v.e, int(v.attr("axis"))
@@ -135,7 +139,11 @@ def pad(v: View) -> Reading:
         axes = v.x(3)
         cut = e.array(-pads.value, np.int64) if pads.value is not None else e.op("Neg", pads, shape=pads.shape)
         return v.move(x, lambda r: e.op("Pad", r, cut, e.zero, axes, shape=x.shape, mode="constant"))
-    return v.move(x, by_index(v, x, rerun(v)))
+
+    def again(t: Tensor) -> Tensor:  # the other modes do not read the constant
+        return e.op("Pad", t, pads, None, v.x(3), shape=v.y.shape, dtype=np.int64, mode=v.attr("mode"))
+
+    return v.move(x, by_index(v, x, again))
 
 
 @op("Expand", Kind.MOVE, "Reshaping")
@@ -170,8 +178,7 @@ def depth_to_space(v: View) -> Reading:
         return v.move(x, lambda r: e.op("SpaceToDepth", r, shape=x.shape, blocksize=block))
 
     def back(r: Tensor) -> Tensor:
-        n, c, h, w = (d if isinstance(d, int) else e.dim(x, a) for a, d in enumerate(x.shape or ()))
-        del c
+        n, _, h, w = (d if isinstance(d, int) else e.dim(x, a) for a, d in enumerate(x.shape or ()))
         cells = e.reshape(r, n, e.dim(r, 1), h, block, w, block, shape=(None,) * 6)
         return e.reshape_like(e.transpose(cells, [0, 1, 3, 5, 2, 4]), x)
 
@@ -185,7 +192,7 @@ def space_to_depth(v: View) -> Reading:
     return v.move(x, lambda r: v.e.op("DepthToSpace", r, shape=x.shape, blocksize=int(v.attr("blocksize")), mode="DCR"))
 
 
-@op("Where", Kind.MOVE)
+@op("Where", Kind.MOVE, data=(1, 2))
 def where_(v: View) -> Reading:
     """Chosen by a frozen condition: relevance to the operand that was chosen."""
     e, chosen = v.e, v.need(0)

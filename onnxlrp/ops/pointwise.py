@@ -104,11 +104,15 @@ def _refuse(v: View) -> str | None:
 @op(" ".join(SLOPES), Kind.POINTWISE, "Activation", refuse=_refuse)
 def pointwise(v: View) -> Reading:
     """y = f(x) element by element: relevance passes."""
-    x = v.need(0)
+    e, x = v.e, v.need(0)
     slope = SLOPES[v.node.op]
+
+    def fit(r: Tensor) -> Tensor:  # a constant operand may be larger than x
+        return r if v.y.shape is None or x.shape is None else e.unbroadcast(r, x)
+
     if getattr(v.node, "elementwise", False):
-        return v.reading(Kind.POINTWISE, (x,), passed=lambda r: (r,), vjp=lambda r: (through_members(v, r),))
-    return v.reading(Kind.POINTWISE, (x,), passed=lambda r: (r,), vjp=lambda r: (r * slope(v, x, v.y),))
+        return v.reading(Kind.POINTWISE, (x,), passed=lambda r: (fit(r),), vjp=lambda r: (through_members(v, r),))
+    return v.reading(Kind.POINTWISE, (x,), passed=lambda r: (fit(r),), vjp=lambda r: (fit(r * slope(v, x, v.y)),))
 
 
 def through_members(v: View, r: Tensor) -> Tensor:

@@ -89,7 +89,16 @@ class Op:
     read: Read
     groups: tuple[str, ...] = ()
     kinds: tuple[Kind, ...] = ()
+    data: tuple[int, ...] | None = (0,)  # inputs that may depend on the explained one; None: all
     refuse: Callable[[View], str | None] | None = None  # why a node has no reading although its operator has one
+
+    def against(self, v: View) -> str | None:
+        """Why this node cannot be read; None when it can."""
+        said = self.refuse(v) if self.refuse is not None else None
+        for i in v.actives():
+            if said is None and self.data is not None and i not in self.data:
+                said = f"its input {i} '{v.node.inputs[i].name}' depends on the explained input"
+        return said
 
 
 OPS: dict[str, Op] = {}
@@ -100,13 +109,14 @@ def op(
     kind: Kind | Callable[[View], Kind],
     *groups: str,
     kinds: tuple[Kind, ...] = (),
+    data: tuple[int, ...] | None = (0,),
     refuse: Callable[[View], str | None] | None = None,
 ) -> Callable[[Read], Read]:
     """Register a reading for one or more operators (names separated by blanks)."""
 
     def register(read: Read) -> Read:
         for each in name.split():
-            OPS[each] = Op(kind, read, groups, kinds or ((kind,) if isinstance(kind, Kind) else ()), refuse=refuse)
+            OPS[each] = Op(kind, read, groups, kinds or ((kind,) if isinstance(kind, Kind) else ()), data, refuse)
         return read
 
     return register

@@ -36,7 +36,7 @@ def _scatter_kind(v: View) -> Kind:
     return Kind.SUM if v.attr("reduction", "none") == "add" else Kind.MOVE
 
 
-@op("ScatterElements ScatterND", _scatter_kind, "Reshaping", kinds=(Kind.MOVE, Kind.SUM), refuse=_reduction)
+@op("ScatterElements ScatterND", _scatter_kind, "Reshaping", kinds=(Kind.MOVE, Kind.SUM), data=(0, 2), refuse=_reduction)
 def scatter_into(v: View) -> Reading:
     """data with updates written into it (relevance to whoever wrote last), or added to it (in proportion)."""
     e, y = v.e, v.y

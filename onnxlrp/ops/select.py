@@ -7,7 +7,7 @@ from ..tensor import Tensor, where
 from .registry import View, op
 
 
-@op("Max Min", Kind.SELECT)
+@op("Max Min", Kind.SELECT, data=None)
 def extremum_of_operands(v: View) -> Reading:
     """y = max(x₁, x₂, …): each element's relevance to the first operand that holds it; a frozen winner keeps it."""
     e, y = v.e, v.y
