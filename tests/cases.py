@@ -459,6 +459,7 @@ POINTWISE = [
     pointwise("Clip", "both", K(-0.73), K(1.11)), pointwise("Clip", "low", K(-0.73)), pointwise("Clip", "none"),
     row("Clip", "high", X(2, 3, 5), None, K(0.77)),
     pointwise("Shrink"), pointwise("Shrink", "hard", lambd=0.69), pointwise("Shrink", "soft", lambd=0.6, bias=0.4),
+    row("Pow", "exponent is larger", X(3, 1, kind="positive"), K([[2.0, 3.0, 1.0, 0.5]]), batch=False),
     pointwise("Pow", "2", K(2.0)), pointwise("Pow", "3", K(3.0)), pointwise("Pow", "int", K(3, np.int64)),
     pointwise("Pow", "half", K(0.5), kind="positive"), pointwise("Pow", "channel", K([[2.0], [3.0], [1.0]])),
     pointwise("Sigmoid", "inside", then=NEGATED), pointwise("HardSigmoid"),

@@ -177,6 +177,41 @@ def test_a_reading_that_does_not_cover_a_use() -> None:
     message(UnsupportedOp, compiling(model), "node 'y'", "Clip", "bound depends on the explained input", "NameMap({'y': ")
 
 
+ACTIVE_PARAMETERS = {
+    "weight of a Conv": ("y = Conv(k, x)", "float[3,2,2,2] x", {"k": data(1, 2, 5, 5)}, "float[1,3,4,4] y"),
+    "bias of a Conv": ("b = ReduceMax<keepdims=0>(x)\nf = Unsqueeze(b, zero)\ny = Conv(x, k, f)", "float[1,2,5,5] x",
+                       {"k": data(1, 2, 2, 2), "zero": np.zeros(1, np.int64)}, "float[1,1,4,4] y"),
+    "scale of a BatchNormalization": ("y = BatchNormalization(k, x, x, m, m)", "float[3] x",
+                                      {"k": data(2, 3, 4), "m": np.ones(3, np.float32)}, "float[2,3,4] y"),
+    "value of a Pad": ("v = ReduceMax<keepdims=0>(x)\ny = Pad(x, p, v)", "float[2,3] x",
+                       {"p": np.asarray([0, 1, 0, 0])}, "float[2,4] y"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVE_PARAMETERS)
+def test_a_parameter_that_depends_on_the_explained_input(name: str) -> None:
+    """Relevance that would go there has no reading: an error, never a map that silently lacks it."""
+    text, x, constants, y = ACTIVE_PARAMETERS[name]
+    message(UnsupportedOp, compiling(net(text, x, y, **constants)), "node 'y'", "depends on the explained input", "Stop()")
+
+
+def test_statistics_of_the_batch_itself() -> None:
+    text = "y, m, v = BatchNormalization<training_mode=1>(x, s, s, s, s)"
+    model = net(text, "float[N,3,4] x", "float[N,3,4] y", s=np.ones(3, np.float32))
+    message(UnsupportedOp, compiling(model), "node 'y'", "training_mode=1")
+
+
+def test_unknown_rank_names_the_node() -> None:
+    model = net("a = Reshape(x, s)\nb = Transpose(a)\ny = Flatten(b)", "float[N,4] x, int64[K] s", "float[N,4] y")
+    message(UnsupportedOp, compiling(model), "node 'a'", "rank", "input_shapes=")
+
+
+def test_stop_gets_past_a_use_without_reading() -> None:
+    model = net("c = Clip(x, s)\ns = ReduceMax<keepdims=0>(x)\ny = Add(c, x)", "float[N,4] x", "float[N,4] y")
+    found = lrp(model, {"x": data(2, 4)}, onnxlrp.Composite(onnxlrp.NameMap({"c": onnxlrp.Stop()})))
+    assert np.isfinite(found["relevance.x"]).all()
+
+
 # ----------------------------------------------------------------------------------------------------- start and end
 
 

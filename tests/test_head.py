@@ -289,3 +289,15 @@ def test_a_batch_of_one_row_equals_the_row_of_a_batch() -> None:
     whole = s.run(["relevance.x"], {"x": X, "target": np.int64([1, 0, 3])})[0]
     for n, target in enumerate([1, 0, 3]):
         near(s.run(["relevance.x"], {"x": X[n : n + 1], "target": np.int64([target])})[0], whole[n : n + 1])
+
+
+@pytest.mark.parametrize("last", ["Softmax<axis=-1>", "LogSoftmax<axis=3>", "ArgMax<axis=-1>"])
+def test_channels_last_classes_lie_where_the_model_says(last: str) -> None:
+    kind = "int64" if last.startswith("Arg") else "float"
+    size = 1 if last.startswith("Arg") else 5
+    model = net(f"z = Transpose<perm=[0, 2, 3, 1]>(x)\ny = {last}(z)", "float[N,5,2,3] x", f"{kind}[N,2,3,{size}] y")
+    plan = onnxlrp.inspect(model)
+    assert plan.head.class_axis == 3
+    assert f"the axis of the {last.split('<')[0]}" in str(plan)
+    x = np.random.default_rng(0).uniform(1, 2, (2, 5, 2, 3)).astype(np.float32)
+    assert np.array_equal(relevance(model, x), np.where(x == x.max(1, keepdims=True), x, 0))
