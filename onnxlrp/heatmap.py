@@ -36,7 +36,9 @@ def colorize(values: np.ndarray, cmap: str = "bwr") -> np.ndarray:
     try:
         from matplotlib import colormaps
     except ImportError as error:
-        raise InputError(f"colormap '{cmap}' needs matplotlib: pip install 'onnxlrp[plot]'") from error
+        raise InputError(
+            f"colormap '{cmap}': only 'bwr' is built in; the names of matplotlib need it: pip install 'onnxlrp[plot]'"
+        ) from error
     if cmap not in colormaps:
         raise InputError(f"unknown colormap '{cmap}'; see matplotlib.colormaps")
     return np.asarray(colormaps[cmap]((v[..., 0] + 1) / 2, bytes=True))[..., :3]
