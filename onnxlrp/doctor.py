@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,21 +53,13 @@ class Report:
 
 def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
     """Explain once with diagnostics. Relevance that bias or ε takes is correct; it is named when it decides the sum."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        explanation = explainer(dict(feed))
-        books = explanation.conservation
-    initial = float(np.sum(explanation.initial, dtype=np.float64))
-    found = float(np.sum([r.sum(dtype=np.float64) for r in explanation.relevances.values()]))
+    explanation = explainer.quietly(dict(feed))
+    books = explanation.conservation
+    with np.errstate(all="ignore"):
+        initial = float(np.sum(explanation.initial, dtype=np.float64))
+        found = float(np.sum([r.sum(dtype=np.float64) for r in explanation.relevances.values()]))
     ratio = found / initial if initial else float("nan")
-    findings = []
-    for b in books:
-        if b.nonfinite:
-            findings.append(f"layer {b.index} '{b.name}' ({b.rule}) sends {b.nonfinite} values that are not finite")
-        if b.outside:
-            findings.append(
-                f"layer {b.index} '{b.name}': {b.outside} inputs lie outside the bounds of {b.rule}; give its real range"
-            )
+    findings = [text for b in books for text in b.complaints()]
     if explainer.conserves and not RATIO[0] <= ratio <= RATIO[1]:
         findings.append(f"Σ relevance is {ratio:.3g} times the initial relevance, outside {RATIO[0]} to {RATIO[1]}")
         findings += [_keeper(b, initial) for b in sorted(books, key=_kept, reverse=True)[:3] if _kept(b) > SHARE * abs(initial)]

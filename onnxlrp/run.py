@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from .composites import CompositeLike
 from .errors import CompositeError, InputError, InvalidModel
 from .graph import LIMIT, ModelSource, one_line, read
 from .outputs import CHECKS
+from .version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Books", "Explainer", "Explanation", "LayerBooks"]
 
 Array = np.ndarray
+BOX = re.compile(r"ZBox\(([-+.\de]+), ([-+.\de]+)[,)]")  # bounds that are numbers, as the plan writes them
+STILL = frozenset("Identity Cast Transpose Reshape Flatten Squeeze Unsqueeze".split())  # the values stay as they are
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -52,6 +57,19 @@ class LayerBooks:
     def dropped(self) -> float:
         """What neither bias nor ε explains: gates, masks, Stop."""
         return self.arrived - self.sent - self.bias - self.epsilon
+
+    def complaints(self) -> list[str]:
+        """What is wrong here whatever the sums are: values that are not finite, inputs outside the rule's bounds."""
+        found = []
+        if self.nonfinite:
+            found.append(f"layer {self.index} '{self.name}' ({self.rule}) sends {self.nonfinite} values that are not finite")
+        if self.outside:
+            found.append(_outside(self.index, self.name, self.outside, self.rule))
+        return found
+
+
+def _outside(index: int, name: str, count: int, rule: str) -> str:
+    return f"layer {index} '{name}': {count} inputs lie outside the bounds of {rule}; give its real range"
 
 
 class Books(tuple[LayerBooks, ...]):
@@ -91,6 +109,7 @@ class Explanation:
     output_name: str
     inputs: dict[str, Array] = field(repr=False)
     _books: Callable[[], Books] = field(repr=False)
+    _inner: Array | None = field(default=None, repr=False)
 
     @property
     def relevance(self) -> Any:
@@ -99,8 +118,12 @@ class Explanation:
 
     @property
     def output(self) -> Array:
-        """The model output that is explained."""
-        return self.outputs[self.output_name]
+        """The model output, or the tensor within the model, that is explained. Raises InputError when it was not kept."""
+        if self.output_name in self.outputs:
+            return self.outputs[self.output_name]
+        if self._inner is None:
+            raise InputError(f"the explained '{self.output_name}' is no output of the model, and no run computes it")
+        return self._inner
 
     @cached_property
     def conservation(self) -> Books:
@@ -114,30 +137,45 @@ class Explanation:
         key = name or next(iter(self.relevances))
         if key not in self.relevances:
             raise InputError(f"heatmap: '{key}' is not explained; explained are {', '.join(self.relevances)}")
-        return heatmap(self.relevances[key][row], size=size, cmap=cmap)
+        values = self.relevances[key]
+        rows = len(values) if values.ndim else 0
+        if not -rows <= row < rows:
+            raise InputError(f"heatmap: row {row} does not exist, the batch has {rows} rows")
+        return heatmap(values[row], size=size, cmap=cmap)
 
     def save(self, path: str | os.PathLike[str], **picture_options: Any) -> None:
         """`.npz`: all arrays; `.png`: the heat-map of the first row, options as for `heatmap`. Complete or not at all."""
         target = Path(path)
         if target.suffix not in (".npz", ".png"):
             raise InputError(f"{target}: explanations are saved as .npz or .png")
-        if not target.parent.is_dir():
-            raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
+        writable(target)
         picture = self.heatmap(**picture_options) if target.suffix == ".png" else None
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=target.suffix, delete=False) as file:
-            try:
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+                file = Path(folder) / target.name
                 if picture is not None:
                     picture.save(file, format="PNG")
                 else:
-                    arrays: dict[str, Any] = {f"relevance.{k}": v for k, v in {**self.relevances, **self.layers}.items()}
-                    arrays |= {f"output.{k}": v for k, v in self.outputs.items()} | {"initial_relevance": self.initial}
-                    arrays |= {} if self.target is None else {"target": self.target}
-                    np.savez(file, **arrays)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, target)
+                    np.savez(file, **self._arrays())
+                os.replace(file, target)
+        except OSError as error:
+            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+
+    def _arrays(self) -> dict[str, Any]:
+        arrays: dict[str, Any] = {f"relevance.{k}": v for k, v in {**self.relevances, **self.layers}.items()}
+        for name, value in self.outputs.items():
+            if isinstance(value, np.ndarray):  # sequences and maps are no arrays
+                arrays[f"output.{name}"] = value.astype(str) if value.dtype.kind == "O" else value
+        arrays["initial_relevance"] = self.initial
+        return arrays if self.target is None else {**arrays, "target": self.target}
+
+
+def writable(target: Path) -> None:
+    """Raises InputError when there is no folder to write this file into, or a folder in its place."""
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder")
 
 
 class Explainer:
@@ -168,23 +206,35 @@ class Explainer:
                 raise CompositeError(f"the model is compiled already: {', '.join(given)} must be given when compiling it")
         else:
             chosen = "epsilon_plus" if composite is None else composite
-            self._again = {"model": model, "composite": chosen, "providers": providers, "threads": threads, **options}
+            self._again = {"model": source, "composite": chosen, "providers": providers, "threads": threads, **options}
             source = compile_model(source, chosen, **options)
             props = {p.key: p.value for p in source.metadata_props}
         self.model = source
-        self.plan: dict[str, Any] = json.loads(props["onnxlrp.plan"])
-        self._face: dict[str, Any] = json.loads(props["onnxlrp.interface"])
-        source.graph.output.append(onnx.helper.make_empty_tensor_value_info(self._face["initial"]))
+        self.plan, self._face = _descriptions(props)
+        inner = self.plan["output"]
+        shown = {o.name for o in source.graph.output}
+        self._inner = inner if inner not in shown and any(inner in n.output for n in source.graph.node) else None
+        extra = [self._face["initial"], *([self._inner] if self._inner else [])]
+        source.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in extra)
         self.session = open_session(source, providers, threads)
-        source.graph.output.pop()
+        del source.graph.output[-len(extra) :]
         self.conserves = bool(self._face["conserves"])
         self._checked: Explainer | None = self if self._face["checks"] else None
+        self._lock = threading.Lock()
         self.required = [i.name for i in self.session.get_inputs()]
         optional = self.session.get_overridable_initializers()  # target and masks
         self.inputs = {i.name: i for i in (*self.session.get_inputs(), *optional)}
+        self._boxes = [] if self._face["checks"] else _boxes(source, self.plan["layers"], self.required)
 
     def __call__(self, x: Any, target: int | Sequence[int] | None = None) -> Explanation:
         """Explain a batch: an array for the model's one input, or {input: array} (masks and relevance_out included)."""
+        explanation = self.quietly(x, target)
+        for text in self._complaints(explanation):
+            warnings.warn(text, stacklevel=2)
+        return explanation
+
+    def quietly(self, x: Any, target: int | Sequence[int] | None = None) -> Explanation:
+        """As a call, without its warnings."""
         feed = self._feed(x, target)
         try:
             values = self.session.run(None, feed)
@@ -192,15 +242,14 @@ class Explainer:
             raise InputError(f"onnxruntime could not run the model on this input: {one_line(error)}") from error
         found = dict(zip([o.name for o in self.session.get_outputs()], values, strict=True))
         initial = found.pop(self._face["initial"])
+        inner = found.pop(self._inner) if self._inner else None
         checks = found.pop(self._face["checks"], None) if self._face["checks"] else None
         relevances = {t: found.pop(o) for t, o in self._face["relevance"].items()}
         layers = {t: found.pop(o) for t, o in self._face["layers"].items()}
-        masked = any(name in feed for name in self.inputs if name not in (*self.required, self._face["target"]))
-        ratio = self._ratio(relevances, initial, self.conserves and not masked)
         books = (lambda: self._books(checks)) if checks is not None else lambda: self._check_again(feed)
         return Explanation(
-            relevances, found, self._targets(feed, found, initial), _Layers(layers, self.plan["layers"]), initial, ratio,
-            self.plan["output"], feed, books,
+            relevances, found, self._targets(feed, found.get(self.plan["output"], inner), initial),
+            _Layers(layers, self.plan["layers"]), initial, _ratio(relevances, initial), self.plan["output"], feed, books, inner,
         )  # fmt: skip
 
     # inputs ----------------------------------------------------------------------------------------------------------
@@ -239,40 +288,35 @@ class Explainer:
 
     # results ---------------------------------------------------------------------------------------------------------
 
-    def _targets(self, feed: Mapping[str, Array], outputs: Mapping[str, Array], initial: Array) -> Array | None:
+    def _targets(self, feed: Mapping[str, Array], scores: Any, initial: Array) -> Array | None:
         axis = self._face["class_axis"]
         if axis is None or not self._face["target"]:
             return None
         asked = feed.get(self._face["target"], np.asarray([-1]))
-        scores = outputs[self.plan["output"]]
-        if scores.dtype.kind != "f" or scores.shape != initial.shape:
+        if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.shape != initial.shape:
             scores = np.abs(initial)
         best = scores.argmax(axis)
         return np.where(asked.reshape(-1, *[1] * (best.ndim - 1)) < 0, best, asked.reshape(-1, *[1] * (best.ndim - 1)))
 
-    def _ratio(self, relevances: Mapping[str, Array], initial: Array, conserves: bool) -> Array:
-        def per_row(a: Array) -> Array:
-            return a.reshape(len(a), -1).sum(1, dtype=np.float64) if a.ndim else a.reshape(1).astype(np.float64)
-
-        rows = initial.shape[0] if initial.ndim else 1
-        whole = all(a.ndim and len(a) == rows for a in relevances.values())
-        with np.errstate(all="ignore"):
-            if whole:
-                ratio = np.sum([per_row(a) for a in relevances.values()], axis=0) / per_row(initial)
-            else:
-                ratio = np.atleast_1d(
-                    np.sum([a.sum(dtype=np.float64) for a in relevances.values()]) / initial.sum(dtype=np.float64)
-                )
-        if not all(np.isfinite(a).all() for a in relevances.values()):
-            warnings.warn("the relevance has values that are not finite; `onnxlrp check` names the layer", stacklevel=3)
-        elif conserves and not np.all((ratio >= 0.5) & (ratio <= 2)):
+    def _complaints(self, explanation: Explanation) -> list[str]:
+        """What a caller should hear of: values that are not finite, inputs outside a rule's bounds, relevance that is lost."""
+        feed, ratio = explanation.inputs, explanation.ratio
+        found = []
+        if self._face["checks"]:
+            found += [text for b in explanation.conservation for text in b.complaints()]
+        for row, name, low, high in self._boxes:
+            count = _beyond(feed[name], low, high)
+            found += [_outside(row["index"], row["name"], count, row["rule"])] if count else []
+        masked = any(name in feed for name in self.inputs if name not in (*self.required, self._face["target"]))
+        if not all(np.isfinite(a).all() for a in explanation.relevances.values()):
+            found.append("the relevance has values that are not finite; `onnxlrp check` names the layer")
+        elif self.conserves and not masked and not np.all((ratio >= 0.5) & (ratio <= 2)):
             worst = ratio[np.abs(np.log(np.maximum(ratio, 1e-30))).argmax()]
-            warnings.warn(
+            found.append(
                 f"Σ relevance is {worst:.3g} times the initial relevance (outside 0.5 to 2): biases or ε absorb it; "
-                "explanation.conservation and `onnxlrp check` name the layers",
-                stacklevel=3,
+                "explanation.conservation and `onnxlrp check` name the layers"
             )
-        return np.asarray(ratio)
+        return found
 
     def _books(self, checks: Array) -> Books:
         rows: dict[int, list[Array]] = {}
@@ -295,13 +339,61 @@ class Explainer:
         return Books(books)
 
     def _check_again(self, feed: Mapping[str, Array]) -> Books:
-        if self._checked is None:
-            if self._again is None:
-                raise InputError("this file was compiled without diagnostics; compile it with checks=True (--checks)")
-            self._checked = Explainer(**{**self._again, "checks": True})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self._checked(dict(feed)).conservation
+        if self._again is None and self._checked is None:
+            raise InputError("this file was compiled without diagnostics; compile it with checks=True (--checks)")
+        with self._lock:
+            if self._checked is None:
+                self._checked = Explainer(**{**(self._again or {}), "checks": True})
+        return self._checked.quietly(dict(feed)).conservation
+
+
+def _descriptions(props: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plan and the interface of a compiled model. Raises InvalidModel."""
+    try:
+        return json.loads(props["onnxlrp.plan"]), json.loads(props["onnxlrp.interface"])
+    except (KeyError, ValueError) as error:
+        raise InvalidModel(
+            f"the model was compiled by another version of onnxlrp ({props['onnxlrp.version']}, this is {__version__}), "
+            "or lost its metadata since: compile the original model again"
+        ) from error
+
+
+def _boxes(
+    model: onnx.ModelProto, rows: Sequence[Mapping[str, Any]], inputs: Sequence[str]
+) -> list[tuple[Mapping[str, Any], str, float, float]]:
+    """(layer, input, low, high) of every layer with a ZBox between numbers that reads an input's values as they are."""
+    boxed = [(row, BOX.match(row["rule"])) for row in rows]
+    before = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in STILL} if any(m for _, m in boxed) else {}
+    found = []
+    for row, match in boxed:
+        name = row.get("input_tensor", "")
+        while name not in inputs and name in before:
+            name = before[name]
+        if match is not None and name in inputs:
+            found.append((row, name, float(match[1]), float(match[2])))
+    return found
+
+
+def _beyond(x: Array, low: float, high: float) -> int:
+    """How many values lie outside; the plan writes bounds with six digits."""
+    slack = 1e-5 * max(abs(low), abs(high))
+    if not x.size or (x.min() >= low - slack and x.max() <= high + slack):
+        return 0
+    return int(np.count_nonzero((x < low - slack) | (x > high + slack)))
+
+
+def _ratio(relevances: Mapping[str, Array], initial: Array) -> Array:
+    """Σ relevance ÷ Σ initial relevance, per row where rows can be told apart."""
+
+    def per_row(a: Array) -> Array:
+        return a.sum(axis=tuple(range(1, a.ndim)), dtype=np.float64) if a.ndim else a.reshape(1).astype(np.float64)
+
+    rows = initial.shape[0] if initial.ndim else 1
+    with np.errstate(all="ignore"):
+        if all(a.ndim and len(a) == rows for a in relevances.values()):
+            return np.asarray(np.sum([per_row(a) for a in relevances.values()], axis=0) / per_row(initial))
+        total = np.sum([a.sum(dtype=np.float64) for a in relevances.values()])
+        return np.atleast_1d(np.asarray(total / initial.sum(dtype=np.float64)))
 
 
 def check_array(name: str, value: Any, declared: Any) -> Array:
@@ -311,8 +403,11 @@ def check_array(name: str, value: Any, declared: Any) -> Array:
         array = np.asarray(value)
     except ValueError as error:
         raise InputError(f"input '{name}': not an array: {one_line(error)}") from error
-    if wanted.kind == "O" or array.dtype.kind in "OUS":
+    if wanted.kind == "O":
         return array
+    if array.dtype.kind not in "fiub":
+        what = {"c": "complex numbers", "O": "objects", "U": "text", "S": "text"}.get(array.dtype.kind, str(array.dtype))
+        raise InputError(f"input '{name}' must be {wanted}, got {what}")
     if array.dtype.kind == "f" and wanted.kind in "iu":
         raise InputError(f"input '{name}' must be {wanted}, got {array.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -325,7 +420,13 @@ def check_array(name: str, value: Any, declared: Any) -> Array:
         got = "×".join(map(str, array.shape)) or "a scalar"
         hint = "; add the batch axis: x[None]" if len(shape) == array.ndim + 1 else ""
         raise InputError(f"input '{name}' must have the shape {sizes}, got {got}{hint}")
-    return np.ascontiguousarray(array, wanted) if array.ndim else array.astype(wanted)
+    if array.ndim and not len(array) and shape[0] != 0:
+        raise InputError(f"input '{name}' has no rows: there is nothing to explain")
+    with np.errstate(over="ignore"):
+        taken = np.ascontiguousarray(array, wanted) if array.ndim else array.astype(wanted)
+    if taken.dtype != array.dtype and wanted.kind == "f" and not np.isfinite(taken).all():
+        raise InputError(f"input '{name}' has values that are too large for {wanted}")
+    return taken
 
 
 TYPES = {
