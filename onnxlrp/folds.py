@@ -105,12 +105,13 @@ def _fold_run(graph: gs.Graph, make: Maker, node: gs.Node, kept: Collection[str]
     if not nodes or (node.op == "MatMul" and [n.op for n in nodes] == ["Add"]):
         return
     apply_affine(make, node, total.scale, None if node.op == "MatMul" else total.shift)
-    source, out = last.inputs[0], _cut(last, nodes)
+    source = last.inputs[0]
+    source.outputs[0] = _cut(last, nodes)
     if node.op == "MatMul" and total.shift is not None:
-        product = gs.Variable(make.name("product"), out.dtype, y.shape)
-        graph.nodes.append(gs.Node("Add", make.name("bias"), {}, [product, lay(make, total.shift, y, axis)], [out]))
-        out = product
-    source.outputs[0] = out
+        out, product = node.outputs[0], gs.Variable(make.name("product"), y.dtype, y.shape)
+        node.outputs[0] = product
+        bias = lay(make, total.shift, product, channel_axis(node, len(product.shape)))
+        graph.nodes.append(gs.Node("Add", make.name("bias"), {}, [product, bias], [out]))
 
 
 def _cut(first: gs.Tensor, nodes: list[gs.Node]) -> gs.Tensor:

@@ -695,3 +695,18 @@ def test_mean_pool_spellings() -> None:
     maps = [relevance(net((head + t).replace("; ", "\n"), w=W, b=C4, **k), X4, "epsilon_plus") for t, k in tails.items()]
     for r in maps[1:]:
         near(r, maps[0])
+
+
+def test_what_follows_a_matmul_behind_a_transpose_is_its_bias() -> None:
+    text = "a = MatMul(x, w)\nb = Transpose<perm=[0, 2, 1]>(a)\nc = Mul(b, s)\nd = Add(c, t)\ny = Relu(d)"
+    constants = {"w": weight(4, 6), "s": data(6, 1), "t": data(6, 1)}
+    model = net(text, "float[N,3,4] x", "float[N,6,3] y", **constants)
+    plan = onnxlrp.inspect(model)
+    assert [(la.op, la.output_shape) for la in plan] == [("MatMul + Relu", ("N", 6, 3))]
+    x = data(2, 3, 4)
+    found = lrp(model, {"x": x})
+    w = constants["w"] * constants["s"].ravel()
+    twin = net("a = MatMul(x, w)\nb = Add(a, t)\nc = Transpose<perm=[0, 2, 1]>(b)\ny = Relu(c)", "float[N,3,4] x",
+               "float[N,6,3] y", w=w, t=constants["t"].ravel())  # fmt: skip
+    near(found["y"], lrp(twin, {"x": x})["y"])
+    near(found["relevance.x"], lrp(twin, {"x": x})["relevance.x"])
