@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +17,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import doctor
+from . import doctor, presets
 from .compile import compile as compile_model
 from .compile import inspect as inspect_model
-from .errors import Error, InputError
+from .errors import CompositeError, Error, InputError
 from .graph import save
 from .inputs import Preprocessing, read_input
 from .plan import show_shape
-from .run import Explainer, Explanation
+from .run import Explainer, Explanation, writable
 from .support import support
 from .version import __version__
 
@@ -33,9 +33,33 @@ __all__ = ["main"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def out() -> Console:
+LONG = 64  # entries of a list that --json prints in full
+
+
+def out(width: int | None = None) -> Console:
     """Standard output, as wide as it needs to be when it is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 10_000, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    if not sys.stdout.isatty():
+        width = 10_000
+    return Console(width=width, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def show(table: Table, optional: Sequence[str] = ()) -> None:
+    """Print a table; on a narrow terminal without its optional columns, and then in long lines: no name is ever cut."""
+    room, wide = out().width, Console(width=10_000)
+    if wide.measure(table).maximum > room:
+        table.columns = [c for c in table.columns if c.header not in optional]
+    out(max(room, wide.measure(table).maximum)).print(table, crop=False)
+
+
+def composite(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """A preset as text, refused here with the names that there are."""
+    if value is not None:
+        try:
+            presets.parse(value)
+        except CompositeError as error:
+            known = f"; known are {', '.join(presets.PRESETS)}" if "is not a preset" in str(error) else ""
+            raise CompositeError(f"{error}{known}") from error
+    return value
 
 
 def literal(_: click.Context, param: click.Parameter, value: str | None) -> Any:
@@ -50,12 +74,15 @@ def literal(_: click.Context, param: click.Parameter, value: str | None) -> Any:
 
 def shapes(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[int | str]] | None:
     """`image=1,3,224,224` to {"image": [1, 3, 224, 224]}."""
-    found = {}
+    found: dict[str, list[int | str]] = {}
     for value in values:
         name, _sep, sizes = value.rpartition("=")
         if not name or not sizes:
             raise click.BadParameter(f"{value!r} is not NAME=SIZE,SIZE,...", param=param)
-        found[name] = [int(s) if s.strip().isdigit() else s.strip() for s in sizes.split(",")]
+        found[name] = [int(s) if s.isdecimal() else s for s in map(str.strip, sizes.split(","))]
+        wrong = [s for s in found[name] if s == 0 or (isinstance(s, str) and not s.isidentifier())]
+        if wrong:
+            raise click.BadParameter(f"{value!r}: {wrong[0]!r} is neither a size (1, 2, ...) nor a name (batch)", param=param)
     return found or None
 
 
@@ -79,7 +106,13 @@ def options_of(*groups: list[Callable[[F], F]]) -> Callable[[F], F]:
 
 
 HEAD: list[Callable[[F], F]] = [
-    click.option("--composite", "-c", help="Preset, e.g. epsilon_plus or 'epsilon_gamma_box(low=-3, high=3)'."),
+    click.option(
+        "--composite",
+        "-c",
+        callback=composite,
+        help=f"Preset (default: epsilon_plus), also with arguments: 'epsilon_gamma_box(low=-3, high=3)'. "
+        f"Presets: {', '.join(presets.PRESETS)}.",
+    ),
     click.option("--output", help="Model output to explain (default: the first)."),
     click.option("--explain", multiple=True, metavar="TENSOR", help="Tensor to explain (default: every float input)."),
     click.option("--init", type=click.Choice(["logit", "one", "given"]), help="Initial relevance (default: logit)."),
@@ -89,15 +122,17 @@ HEAD: list[Callable[[F], F]] = [
 ]
 BUILD: list[Callable[[F], F]] = [
     click.option("--layers", multiple=True, metavar="LAYER", help="Layer (name, index) or tensor whose relevance to output."),
-    click.option("--conditions", multiple=True, metavar="LAYER", help="Layer or tensor that gets a mask input."),
     click.option("--position", callback=literal, help="Explain one position of the output: 3, or '(3, 4)'."),
     click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),
     click.option("--bake/--no-bake", default=None, help="Store modified weights instead of computing them at load."),
     click.option("--optimize/--no-optimize", default=None, help="Speed up the backward part (default: yes)."),
 ]
+MASKS: list[Callable[[F], F]] = [
+    click.option("--conditions", multiple=True, metavar="LAYER", help="Layer or tensor that gets a mask input."),
+]
 RUN: list[Callable[[F], F]] = [
     click.option("--provider", help="cpu (default), cuda, or an onnxruntime provider."),
-    click.option("--threads", type=int, default=0, help="Threads of onnxruntime (default: all)."),
+    click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime (default: all)."),
     click.option("--scale", type=float, default=255.0, help="Pictures: pixels are divided by this (default: 255)."),
     click.option("--mean", callback=numbers, help="Pictures: subtracted after scaling, one value or one per channel."),
     click.option("--std", callback=numbers, help="Pictures: divided by after --mean."),
@@ -128,23 +163,23 @@ def inspect(model: str, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(plan.to_json())
         return
-    console = out()
-    console.print(plan.table())
-    console.print(plan.footer(), markup=False)
+    show(plan.table(), optional=("input", "output"))
+    out().print(plan.footer(), markup=False)
 
 
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.option("-o", "--out", "target", required=True, type=click.Path(), help="File to write.")
-@options_of(HEAD, BUILD)
+@options_of(HEAD, BUILD, MASKS)
 def compile(model: str, target: str, **options: Any) -> None:
     """Write a second ONNX model that computes the outputs and the relevance of the inputs."""
     if Path(target).suffix != ".onnx":
         raise InputError(f"{target}: a compiled model is written as .onnx")
+    writable(Path(target))
     compiled = compile_model(model, **given(options))
     save(compiled, target)
     names = ", ".join(o.name for o in compiled.graph.output)
-    click.echo(f"{target}: {len(compiled.graph.node)} nodes, {os.path.getsize(target):,} bytes; outputs {names}")
+    click.echo(f"{target}: {len(compiled.graph.node)} nodes, {Path(target).stat().st_size:,} bytes; outputs {names}")
 
 
 @cli.command()
@@ -153,8 +188,8 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (all arrays) or .png (heat-map).")
 @click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
 @options_of(HEAD, BUILD, RUN)
-@click.option("--size", type=int, help="Heat-map: pixels of the shorter side.")
-@click.option("--cmap", default="bwr", help="Heat-map: bwr, or any matplotlib colormap (needs onnxlrp[plot]).")
+@click.option("--size", type=click.IntRange(1), help="Heat-map: pixels of the shorter side.")
+@click.option("--cmap", help="Heat-map: bwr (default), or any matplotlib colormap (needs onnxlrp[plot]).")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def explain(
     model: str,
@@ -162,26 +197,47 @@ def explain(
     target: str | None,
     classes: tuple[int, ...],
     size: int | None,
-    cmap: str,
+    cmap: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Explain one input (.npy, .npz or a picture). MODEL may be compiled already."""
-    if target is not None and Path(target).suffix not in (".npz", ".png"):
-        raise InputError(f"{target}: explanations are written as .npz or .png")
+    picture = {k: v for k, v in (("size", size), ("cmap", cmap)) if v is not None}
+    if target is not None:
+        if Path(target).suffix not in (".npz", ".png"):
+            raise InputError(f"{target}: explanations are written as .npz or .png")
+        writable(Path(target))
+    if picture and not (target or "").endswith(".png"):
+        raise click.UsageError(f"--{next(iter(picture))} is for heat-maps: add -o heat.png")
     explainer, feed = prepare(model, data, options)
     explanation = explainer(feed, target=list(classes) or None)
     if target is not None:
-        explanation.save(target) if target.endswith(".npz") else explanation.save(target, size=size, cmap=cmap)
+        explanation.save(target, **picture)
     if as_json:
         click.echo(json.dumps(summary(explanation)))
         return
     console = out()
-    console.print(scores(explanation))
+    console.print(f"composite {composite_line(explainer.plan['composite'])}", markup=False)
+    table = scores(explanation) if explainer.plan["class_axis"] == 1 else None
+    if table is not None:
+        show(table)
+    else:
+        console.print(explained(explainer, explanation), markup=False)
     for name, r in explanation.relevances.items():
         console.print(f"relevance of {name}: {show_shape(r.shape)}, sum {r.sum():.6g}", markup=False)
     console.print(f"Σ relevance ÷ initial relevance: {', '.join(f'{v:.4g}' for v in explanation.ratio[:8])}", markup=False)
-    console.print(f"written: {target}" if target else "nothing written; -o heat.png or -o out.npz keeps it", markup=False)
+    rows = len(np.atleast_1d(next(iter(explanation.relevances.values()))))
+    only = f" (the picture shows row 0 of {rows}; .npz keeps all)" if (target or "").endswith(".png") and rows > 1 else ""
+    console.print(f"written: {target}{only}" if target else "nothing written; -o heat.png or -o out.npz keeps it", markup=False)
+
+
+def composite_line(text: str) -> str:
+    """A composite's text, and what its preset says of itself, in one line."""
+    lines = [line.strip() for line in text.removeprefix("Composite").strip().split("\n")]
+    first = lines[0]  # the name, or the default rule of a composite without one
+    preset = presets.PRESETS.get(first.split("(")[0])
+    said = ((preset.__doc__ or "") if preset is not None else "").strip().split("\n")[0].split("   ")[0]
+    return f"{first}: {said}" if said else first
 
 
 def prepare(model: str, data: str, options: dict[str, Any]) -> tuple[Explainer, dict[str, np.ndarray]]:
@@ -198,24 +254,51 @@ def prepare(model: str, data: str, options: dict[str, Any]) -> tuple[Explainer, 
 def summary(explanation: Explanation) -> dict[str, Any]:
     """An explanation without its arrays."""
     return {
-        "target": None if explanation.target is None else explanation.target.tolist(),
+        "target": None if explanation.target is None else listed(explanation.target),
         "relevance": {k: {"shape": list(v.shape), "sum": float(v.sum())} for k, v in explanation.relevances.items()},
-        "ratio": explanation.ratio.tolist(),
+        "ratio": listed(explanation.ratio),
     }
 
 
-def scores(explanation: Explanation) -> Table:
-    """The largest outputs of the first row, the explained class marked."""
+def listed(values: np.ndarray) -> Any:
+    """The values; of many their shape and the first ones."""
+    if values.size <= LONG:
+        return values.tolist()
+    return {"shape": list(values.shape), "first": values.ravel()[:LONG].tolist()}
+
+
+def scores(explanation: Explanation) -> Table | None:
+    """The largest outputs of the first row, the explained class marked; None when the output is no list of scores."""
+    y = explanation.output
+    if not isinstance(y, np.ndarray) or y.ndim != 2 or y.shape != explanation.initial.shape or y.dtype.kind != "f":
+        return None
+    if explanation.target is None or explanation.target.ndim != 1:
+        return None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("class", explanation.output_name, ""):
-        table.add_column(title, justify="right" if title != "" else "left")
-    y = np.asarray(explanation.output)
-    if y.ndim == 2 and y.dtype.kind == "f" and len(y):
-        target = int(np.ravel(explanation.target)[0]) if explanation.target is not None else -1
-        order = [int(i) for i in np.argsort(-y[0])[:5]]
-        for i in order if target in order or not 0 <= target < y.shape[1] else [*order[:4], target]:
-            table.add_row(str(i), f"{y[0, i]:.4f}", "← explained" if i == target else "")
+    for title in ("class", explanation.output_name + (f" (row 0 of {len(y)})" if len(y) > 1 else ""), ""):
+        table.add_column(title, justify="right" if title != "" else "left", no_wrap=True)
+    target = int(explanation.target[0])
+    order = [int(i) for i in np.argsort(-y[0])[:5]]
+    for i in order if target in order else [*order[:4], target]:
+        table.add_row(str(i), f"{y[0, i]:.4f}", "← explained" if i == target else "")
     return table
+
+
+def explained(explainer: Explainer, explanation: Explanation) -> str:
+    """What the relevance of the first row starts from, in words."""
+    name, tensor = explanation.output_name, explainer.plan["explained_tensor"]
+    what = f"output {name}" if tensor == name else f"{tensor}, behind output {name}"
+    initial, axis, target = explanation.initial, explainer.plan["class_axis"], explanation.target
+    if target is None or axis is None:
+        given = explainer.plan["init"] == "given"
+        return f"explains {'the relevance given for' if given else 'every value of'} {what} ({show_shape(initial.shape)})"
+    first, classes, at = (initial, target, axis) if axis == 0 else (initial[0], target[0], axis - 1)
+    used = np.argwhere((first != 0).any(axis=at))
+    if classes.size == 1 or len(used) == 1:
+        where = tuple(int(i) for i in used[0]) if classes.size > 1 else ()
+        place = f" at position {', '.join(map(str, where))}" if where else ""
+        return f"explains class {int(classes[where] if where else classes.ravel()[0])}{place} of {what}: {first.sum():.4f}"
+    return f"explains {classes.size} positions of {what}, class axis {axis}; --position (of a model not compiled yet) picks one"
 
 
 @cli.command()
@@ -224,14 +307,16 @@ def scores(explanation: Explanation) -> Table:
 @options_of(HEAD, RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(model: str, data: str | None, as_json: bool, **options: Any) -> None:
-    """Conservation per layer, bias and ε shares, non-finite values; exit 1 when something is off."""
+    """Conservation per layer, bias and ε shares, non-finite values; exit 1 when something is off.
+
+    A MODEL that is compiled already must have been compiled with --checks.
+    """
     report = doctor.examine(*prepare(model, data, options)) if data else doctor.examine(*prepare_random(model, options))
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
-        console = out()
-        console.print(report.table())
-        console.print(report.verdict(), markup=False)
+        show(report.table())
+        out().print(report.verdict(), markup=False)
     if report.findings:
         sys.exit(1)
 
@@ -258,11 +343,13 @@ def ops(as_json: bool) -> None:
         table.add_column(title, no_wrap=True)
     for r in rows:
         table.add_row(r.op, " / ".join(r.kinds), ", ".join(r.groups), " / ".join(r.rules))
-    out().print(table)
+    show(table)
 
 
 def main() -> None:
     """Run the command line; anything that goes wrong on purpose is one line and exit code 2."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `onnxlrp inspect model.onnx | head` ends without a word
     warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
     try:
         sys.exit(cli(standalone_mode=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+
+from onnxlrp import cli, inspect
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, DIGIT = MODELS / "digits_cnn.onnx", MODELS / "digit.png"
@@ -98,6 +101,18 @@ WRONG = {
     "missing argument": (["explain", CNN], "INPUT"),
     "bad position": (["compile", CNN, "-o", "out.onnx", "--position", "x"], "position"),
     "bad input shape option": (["inspect", CNN, "--input-shapes", "image"], "NAME=SIZE"),
+    "negative input shape": (["inspect", CNN, "--input-shapes", "image=-1,1,8,8"], "'-1' is neither a size"),
+    "empty input shape": (["inspect", CNN, "--input-shapes", "image=0,1,8,8"], "neither a size"),
+    "empty composite": (["inspect", CNN, "-c", ""], "known are epsilon_gamma_box"),
+    "half a composite": (["inspect", CNN, "-c", "epsilon("], "known are epsilon_gamma_box"),
+    "no size": (["explain", CNN, DIGIT, "-o", "out.png", "--size", "0"], "--size"),
+    "negative threads": (["explain", CNN, DIGIT, "--threads", "-1"], "--threads"),
+    "colormap without a picture": (["explain", CNN, DIGIT, "-o", "out.npz", "--cmap", "bwr"], "-o heat.png"),
+    "unknown colormap": (["explain", CNN, DIGIT, "-o", "out.png", "--cmap", "nope"], "colormap 'nope'"),
+    "masks cannot be fed": (["explain", CNN, DIGIT, "--conditions", "pool"], "--conditions"),
+    "model into a folder": (["compile", CNN, "-o", "folder.onnx"], "folder.onnx: it is a folder"),
+    "picture into a folder": (["explain", CNN, DIGIT, "-o", "folder.png"], "folder.png: it is a folder"),
+    "folder as input": (["explain", CNN, "folder.png"], "is a folder"),
 }
 
 
@@ -106,6 +121,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bad")
     (path / "truncated.onnx").write_bytes(CNN.read_bytes()[:50_000])
     (path / "text.npy").write_text("hello")
+    for name in ("folder.onnx", "folder.png"):
+        (path / name).mkdir()
     np.save(path / "wide.npy", np.zeros((1, 1, 9, 9), np.float32))
     np.save(path / "nan.npy", np.full((1, 1, 8, 8), np.nan, np.float32))
     np.save(path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -122,3 +139,69 @@ def test_wrong_usage_is_one_line_and_exit_code_2(folder: Path, name: str) -> Non
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert text in done.stderr
     assert sorted(folder.iterdir()) == before
+
+
+def test_narrow_terminal_cuts_no_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = inspect(CNN)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for columns in (30, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        cli.show(plan.table(), optional=("input", "output"))
+        lines = capsys.readouterr().out.splitlines()
+        for layer in plan:
+            assert any(line.split()[:2] == [str(layer.index), layer.name] for line in lines), (columns, lines)
+        assert any("batch×16×8×8" in line for line in lines) == (columns == 200)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX")
+def test_closed_pipe_ends_quietly() -> None:
+    command = [sys.executable, "-m", "onnxlrp", "ops"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() in (0, -signal.SIGPIPE)
+
+
+def one_layer(path: Path, op: str, shape: list[int], *after: onnx.NodeProto, **attributes: list[int]) -> Path:
+    """A model of one layer with five classes, and what follows it."""
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal(shape, np.float32), "w")
+    x = ["n", *(shape[1], 8, 8)] if op == "Conv" else ["n", shape[0]]
+    kind, y = (onnx.TensorProto.INT64, ["n"]) if after else (onnx.TensorProto.FLOAT, ["n", 5, 8, 8])
+    nodes = [onnx.helper.make_node(op, ["x", "w"], ["z" if after else "y"], **attributes), *after]
+    faces = (
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x)],
+        [onnx.helper.make_tensor_value_info("y", kind, y)],
+    )
+    graph = onnx.helper.make_graph(nodes, "g", *faces, [weight])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_explain_says_what_is_explained(tmp_path: Path) -> None:
+    maps = one_layer(tmp_path / "maps.onnx", "Conv", [5, 1, 3, 3], pads=[1, 1, 1, 1])
+    pick = onnx.helper.make_node("ArgMax", ["z"], ["y"], axis=1, keepdims=0)
+    label = one_layer(tmp_path / "label.onnx", "MatMul", [4, 5], pick)
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).random((3, 1, 8, 8), np.float32))
+    np.save(tmp_path / "v.npy", np.ones((2, 4), np.float32))
+    done = onnxlrp("explain", maps, tmp_path / "x.npy", "-o", tmp_path / "heat.png")
+    assert "composite epsilon_plus: ZPlus on convolutions" in done.stdout
+    assert "explains 64 positions of output y, class axis 1; --position" in done.stdout
+    assert "the picture shows row 0 of 3" in done.stdout
+    done = onnxlrp("explain", maps, tmp_path / "x.npy", "--position", "(3, 4)", "-t", 2)
+    assert "explains class 2 at position 3, 4 of output y" in done.stdout
+    done = onnxlrp("explain", label, tmp_path / "v.npy")
+    assert "of z, behind output y" in done.stdout
+    found = json.loads(onnxlrp("explain", maps, tmp_path / "x.npy", "--json").stdout)
+    assert found["target"]["shape"] == [3, 8, 8]
+    assert len(found["target"]["first"]) == 64
+    assert len(found["ratio"]) == 3
+
+
+def test_help_lists_the_presets() -> None:
+    done = onnxlrp("explain", "--help")
+    assert "guided_backprop" in done.stdout
+    assert "--conditions" not in done.stdout
+    assert "--conditions" in onnxlrp("compile", "--help").stdout
+    assert "--checks" in onnxlrp("check", "--help").stdout
