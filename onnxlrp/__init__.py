@@ -4,10 +4,11 @@ from . import composites, errors, node_rules, presets, rules
 from .compile import compile, inspect
 from .composites import *  # noqa: F403
 from .errors import *  # noqa: F403
+from .explanation import Explanation
 from .graph import save
 from .node_rules import *  # noqa: F403
 from .rules import *  # noqa: F403
-from .run import Explainer, Explanation
+from .run import Explainer
 from .tensor import maximum, mean, minimum, relu, where
 from .version import __version__
 

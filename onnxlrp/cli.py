@@ -21,10 +21,11 @@ from . import doctor, presets
 from .compile import compile as compile_model
 from .compile import inspect as inspect_model
 from .errors import CompositeError, Error, InputError
+from .explanation import Explanation, writable
 from .graph import save
 from .inputs import Preprocessing, read_input
 from .plan import show_shape
-from .run import Explainer, Explanation, writable
+from .run import Explainer
 from .support import support
 from .version import __version__
 

@@ -122,6 +122,11 @@ def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int
         "check_layers": list(rows),
         "class_axis": axis,
         "classes": classes if isinstance(classes, int) else None,
+        "boxes": [
+            {"index": la.index, "name": la.name, "tensor": la.input, "rule": repr(la.rule), "low": box[0], "high": box[1]}
+            for la in plan
+            if (box := la.rule.bounds) is not None
+        ],
         "conserves": not (request.derivative or request.times_input),
     }
     return {

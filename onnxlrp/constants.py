@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from .errors import InvalidModel
-from .graph import Source, depends, infer_shapes, one_line, sort
+from .graph import Source, infer_shapes, one_line
+from .order import depends, sort
 
 __all__ = [
     "RANDOM", "Maker", "constants_of", "finish", "fold_constants", "is_static", "only_user", "producer", "replace_tensor",

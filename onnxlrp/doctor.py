@@ -10,7 +10,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from .run import TYPES, Books, Explainer
+from .explanation import Books
+from .run import TYPES, Explainer
 
 __all__ = ["Report", "examine", "random_inputs"]
 

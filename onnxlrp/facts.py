@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .constants import constants_of
 from .errors import CompositeError, UnsupportedOp
-from .graph import depends
+from .order import depends
 
 if TYPE_CHECKING:
     from .groups import Unit

@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from .constants import producer
-from .graph import OPSET, depends
+from .graph import OPSET
+from .order import depends
 
 __all__ = ["bake_constants", "speed_up"]
 

@@ -16,6 +16,7 @@ from .errors import CompositeError
 from .facts import Facts
 from .graph import OPSET, Source
 from .head import initial_relevance
+from .order import depends
 from .plan import Plan
 from .tensor import Shape, Tensor, where
 
@@ -184,8 +185,6 @@ def finite(x: Tensor) -> Tensor:
 
 def live(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor]) -> list[gs.Node]:
     """Nodes that the outputs need, in order."""
-    from .graph import depends
-
     needed = {o.name for o in outputs}
     kept = []
     for node in reversed(nodes):

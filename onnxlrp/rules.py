@@ -94,6 +94,11 @@ class Rule:
     def mismatch(self, node: Reading) -> RuleMismatch:
         return RuleMismatch(f"rule {self!r} does not fit a node of kind {node.kind.value}")
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The range of inputs that the rule assumes, where it is a pair of numbers."""
+        return None
+
     def outside(self, x: Tensor) -> Tensor | None:
         """Count of inputs that the rule's assumptions exclude, for diagnostics."""
         return None
@@ -298,6 +303,11 @@ class ZBox(Checked):
     def shares(self) -> tuple[Share, ...]:
         terms = (Term(same, same), Term(self._low, pos, -1.0), Term(self._high, neg, -1.0))
         return (Share(terms, bias=_policy(self, self.bias, none)),)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        one = not isinstance(self.low, np.ndarray) and not isinstance(self.high, np.ndarray)
+        return (float(self.low), float(self.high)) if one else None
 
     def outside(self, x: Tensor) -> Tensor | None:
         below, above = (where(c, 1.0, 0.0) for c in (x < self._low(x), x > self._high(x)))

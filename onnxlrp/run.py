@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,161 +17,19 @@ import onnxruntime as ort
 from .compile import compile as compile_model
 from .composites import CompositeLike
 from .errors import CompositeError, InputError, InvalidModel
+from .explanation import Books, Explanation, LayerBooks, Layers, outside_text
 from .graph import LIMIT, ModelSource, one_line, read
 from .outputs import CHECKS
 from .version import __version__
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
-__all__ = ["Books", "Explainer", "Explanation", "LayerBooks"]
+__all__ = ["TYPES", "Explainer"]
 
 Array = np.ndarray
-BOX = re.compile(r"ZBox\(([-+.\de]+), ([-+.\de]+)[,)]")  # bounds that are numbers, as the plan writes them
 STILL = frozenset("Identity Cast Transpose Reshape Flatten Squeeze Unsqueeze".split())  # the values stay as they are
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-@dataclass(frozen=True)
-class LayerBooks:
-    """Relevance through one layer, summed over the batch: arrived = sent + bias + epsilon + dropped.
-
-    nonfinite: values that are NaN or infinite. outside: inputs that the layer's rule excludes (ZBox bounds).
-    """
-
-    index: int
-    name: str
-    rule: str
-    arrived: float
-    sent: float
-    bias: float
-    epsilon: float
-    nonfinite: int
-    outside: int
-
-    @property
-    def dropped(self) -> float:
-        """What neither bias nor ε explains: gates, masks, Stop."""
-        return self.arrived - self.sent - self.bias - self.epsilon
-
-    def complaints(self) -> list[str]:
-        """What is wrong here whatever the sums are: values that are not finite, inputs outside the rule's bounds."""
-        found = []
-        if self.nonfinite:
-            found.append(f"layer {self.index} '{self.name}' ({self.rule}) sends {self.nonfinite} values that are not finite")
-        if self.outside:
-            found.append(_outside(self.index, self.name, self.outside, self.rule))
-        return found
-
-
-def _outside(index: int, name: str, count: int, rule: str) -> str:
-    return f"layer {index} '{name}': {count} inputs lie outside the bounds of {rule}; give its real range"
-
-
-class Books(tuple[LayerBooks, ...]):
-    """One LayerBooks per layer, in the order of the plan."""
-
-
-class _Layers(dict[str, Array]):
-    """Relevance by layer name; also found by index and by tensor name."""
-
-    def __init__(self, found: Mapping[str, Array], rows: Sequence[Mapping[str, Any]]) -> None:
-        by_tensor = {row["tensor"]: row["name"] for row in rows}
-        super().__init__({by_tensor.get(t, t): r for t, r in found.items()})
-        self._alias = {**by_tensor, **{row["index"]: row["name"] for row in rows}}
-
-    def __missing__(self, key: Any) -> Array:
-        name = self._alias.get(key)
-        if name is None or name not in self.keys():
-            raise KeyError(f"no relevance of layer {key!r}; asked for were {', '.join(self) or 'none'} (layers=)")
-        return self[name]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What one run gave.
-
-    relevances: per explained tensor, of its shape. output: the explained output. outputs: all of the model's.
-    target: the class explained, per row (per position for outputs of rank > 2). layers: relevance of what `layers=`
-    named. ratio: Σ relevance ÷ Σ initial relevance, per row.
-    """
-
-    relevances: dict[str, Array]
-    outputs: dict[str, Array]
-    target: Array | None
-    layers: dict[str, Array]
-    initial: Array
-    ratio: Array
-    output_name: str
-    inputs: dict[str, Array] = field(repr=False)
-    _books: Callable[[], Books] = field(repr=False)
-    _inner: Array | None = field(default=None, repr=False)
-
-    @property
-    def relevance(self) -> Any:
-        """The array when one tensor is explained, else the dict."""
-        return next(iter(self.relevances.values())) if len(self.relevances) == 1 else self.relevances
-
-    @property
-    def output(self) -> Array:
-        """The model output, or the tensor within the model, that is explained. Raises InputError when it was not kept."""
-        if self.output_name in self.outputs:
-            return self.outputs[self.output_name]
-        if self._inner is None:
-            raise InputError(f"the explained '{self.output_name}' is no output of the model, and no run computes it")
-        return self._inner
-
-    @cached_property
-    def conservation(self) -> Books:
-        """Relevance that arrived at, was sent on by, and was kept by every layer; runs the model once more if needed."""
-        return self._books()
-
-    def heatmap(self, row: int = 0, *, name: str | None = None, size: int | None = None, cmap: str = "bwr") -> Image:
-        """Picture of one row's relevance, symmetric about zero. Raises InputError when it has no picture's shape."""
-        from .heatmap import heatmap
-
-        key = name or next(iter(self.relevances))
-        if key not in self.relevances:
-            raise InputError(f"heatmap: '{key}' is not explained; explained are {', '.join(self.relevances)}")
-        values = self.relevances[key]
-        rows = len(values) if values.ndim else 0
-        if not -rows <= row < rows:
-            raise InputError(f"heatmap: row {row} does not exist, the batch has {rows} rows")
-        return heatmap(values[row], size=size, cmap=cmap)
-
-    def save(self, path: str | os.PathLike[str], **picture_options: Any) -> None:
-        """`.npz`: all arrays; `.png`: the heat-map of the first row, options as for `heatmap`. Complete or not at all."""
-        target = Path(path)
-        if target.suffix not in (".npz", ".png"):
-            raise InputError(f"{target}: explanations are saved as .npz or .png")
-        writable(target)
-        picture = self.heatmap(**picture_options) if target.suffix == ".png" else None
-        try:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-                file = Path(folder) / target.name
-                if picture is not None:
-                    picture.save(file, format="PNG")
-                else:
-                    np.savez(file, **self._arrays())
-                os.replace(file, target)
-        except OSError as error:
-            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-
-    def _arrays(self) -> dict[str, Any]:
-        arrays: dict[str, Any] = {f"relevance.{k}": v for k, v in {**self.relevances, **self.layers}.items()}
-        for name, value in self.outputs.items():
-            if isinstance(value, np.ndarray):  # sequences and maps are no arrays
-                arrays[f"output.{name}"] = value.astype(str) if value.dtype.kind == "O" else value
-        arrays["initial_relevance"] = self.initial
-        return arrays if self.target is None else {**arrays, "target": self.target}
-
-
-def writable(target: Path) -> None:
-    """Raises InputError when there is no folder to write this file into, or a folder in its place."""
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a folder")
 
 
 class Explainer:
@@ -224,7 +78,7 @@ class Explainer:
         self.required = [i.name for i in self.session.get_inputs()]
         optional = self.session.get_overridable_initializers()  # target and masks
         self.inputs = {i.name: i for i in (*self.session.get_inputs(), *optional)}
-        self._boxes = [] if self._face["checks"] else _boxes(source, self.plan["layers"], self.required)
+        self._boxes = [] if self._face["checks"] else _boxes(source, self._face["boxes"], self.required)
 
     def __call__(self, x: Any, target: int | Sequence[int] | None = None) -> Explanation:
         """Explain a batch: an array for the model's one input, or {input: array} (masks and relevance_out included)."""
@@ -249,7 +103,7 @@ class Explainer:
         books = (lambda: self._books(checks)) if checks is not None else lambda: self._check_again(feed)
         return Explanation(
             relevances, found, self._targets(feed, found.get(self.plan["output"], inner), initial),
-            _Layers(layers, self.plan["layers"]), initial, _ratio(relevances, initial), self.plan["output"], feed, books, inner,
+            Layers(layers, self.plan["layers"]), initial, _ratio(relevances, initial), self.plan["output"], feed, books, inner,
         )  # fmt: skip
 
     # inputs ----------------------------------------------------------------------------------------------------------
@@ -304,9 +158,9 @@ class Explainer:
         found = []
         if self._face["checks"]:
             found += [text for b in explanation.conservation for text in b.complaints()]
-        for row, name, low, high in self._boxes:
-            count = _beyond(feed[name], low, high)
-            found += [_outside(row["index"], row["name"], count, row["rule"])] if count else []
+        for box in self._boxes:
+            count = _beyond(feed[box["tensor"]], box["low"], box["high"])
+            found += [outside_text(box["index"], box["name"], count, box["rule"])] if count else []
         masked = any(name in feed for name in self.inputs if name not in (*self.required, self._face["target"]))
         if not all(np.isfinite(a).all() for a in explanation.relevances.values()):
             found.append("the relevance has values that are not finite; `onnxlrp check` names the layer")
@@ -358,28 +212,24 @@ def _descriptions(props: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, A
         ) from error
 
 
-def _boxes(
-    model: onnx.ModelProto, rows: Sequence[Mapping[str, Any]], inputs: Sequence[str]
-) -> list[tuple[Mapping[str, Any], str, float, float]]:
-    """(layer, input, low, high) of every layer with a ZBox between numbers that reads an input's values as they are."""
-    boxed = [(row, BOX.match(row["rule"])) for row in rows]
-    before = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in STILL} if any(m for _, m in boxed) else {}
-    found = []
-    for row, match in boxed:
-        name = row.get("input_tensor", "")
+def _boxes(model: onnx.ModelProto, boxes: Sequence[Mapping[str, Any]], inputs: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The boxes between numbers whose layer reads an input's values as they are, with that input as `tensor`."""
+    before = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type in STILL} if boxes else {}
+    found: list[Mapping[str, Any]] = []
+    for box in boxes:
+        name = box["tensor"]
         while name not in inputs and name in before:
             name = before[name]
-        if match is not None and name in inputs:
-            found.append((row, name, float(match[1]), float(match[2])))
+        if name in inputs:
+            found.append({**box, "tensor": name})
     return found
 
 
 def _beyond(x: Array, low: float, high: float) -> int:
-    """How many values lie outside; the plan writes bounds with six digits."""
-    slack = 1e-5 * max(abs(low), abs(high))
-    if not x.size or (x.min() >= low - slack and x.max() <= high + slack):
+    """How many values lie outside."""
+    if not x.size or (x.min() >= low and x.max() <= high):
         return 0
-    return int(np.count_nonzero((x < low - slack) | (x > high + slack)))
+    return int(np.count_nonzero((x < low) | (x > high)))
 
 
 def _ratio(relevances: Mapping[str, Array], initial: Array) -> Array:
