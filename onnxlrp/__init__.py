@@ -1,6 +1,6 @@
 """onnxlrp: explanations (Layer-wise Relevance Propagation) of any ONNX model, as ONNX models."""
 
-from . import composites, errors, node_rules, presets, rules
+from . import composites, errors, node_rules, presets, rules, selectors
 from .compile import compile, inspect
 from .composites import *  # noqa: F403
 from .errors import *  # noqa: F403
@@ -9,12 +9,14 @@ from .graph import save
 from .node_rules import *  # noqa: F403
 from .rules import *  # noqa: F403
 from .run import Explainer
+from .selectors import *  # noqa: F403
 from .tensor import maximum, mean, minimum, relu, where
 from .version import __version__
 
 __all__ = ["Explainer", "Explanation", "__version__", "compile", "inspect", "presets", "save"]
 __all__ += ["maximum", "mean", "minimum", "relu", "where"]
 __all__ += composites.__all__
+__all__ += selectors.__all__
 __all__ += errors.__all__
 __all__ += rules.__all__
 __all__ += node_rules.__all__

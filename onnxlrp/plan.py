@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .composites import Choice, Composite, Site
+from .composites import Composite
 from .emit import Emit
 from .errors import CompositeError, RuleMismatch, UnsupportedOp
 from .facts import Facts
@@ -24,6 +24,7 @@ from .linear import Kind
 from .node_rules import Pass, Stop, default_rule
 from .ops import OPS, View
 from .rules import Rule
+from .selectors import Choice, Site
 
 __all__ = ["Layer", "Plan", "Step", "assign"]
 

@@ -7,8 +7,11 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from .composites import (
-    Composite,
+from .composites import Composite
+from .errors import CompositeError
+from .node_rules import Average, BetaSmooth, DeconvNet, Gradient, GuidedBackprop
+from .rules import AlphaBeta, Epsilon, Flat, Gamma, GeneralizedGamma, Rule, WSquare, ZBox, Zero, ZPlus
+from .selectors import (
     EveryMap,
     FirstLayerMap,
     FirstLayerTypeMap,
@@ -16,9 +19,6 @@ from .composites import (
     HalfTypeMap,
     WeightedRangeMap,
 )
-from .errors import CompositeError
-from .node_rules import Average, BetaSmooth, DeconvNet, Gradient, GuidedBackprop
-from .rules import AlphaBeta, Epsilon, Flat, Gamma, GeneralizedGamma, Rule, WSquare, ZBox, Zero, ZPlus
 
 __all__ = ["PRESETS", "parse"]
 
