@@ -282,7 +282,9 @@ def _rows(steps: Sequence[Step], found: Sequence[Site], facts: Facts) -> tuple[L
                 why += f"; {st.unit.op} {st.rule!r}"
         last = extra[-1] if extra else step
         source = next((t for t in step.unit.inputs if t.name in facts.active), step.unit.inputs[0])
-        name = site.scope if site.scope and counts[site.scope] == 1 else site.name
+        # a module called "3" would be taken for the layer of that index
+        telling = site.scope and counts[site.scope] == 1 and not site.scope.isdigit()
+        name = site.scope if telling else site.name
         assert site.layer is not None
         rows.append(
             Layer(site.layer, name, op, site.kind.value, _shape(source), _shape(last.unit.outputs[0]), rule, why,

@@ -534,3 +534,14 @@ def test_every_preset_explains_the_digit(name: str, logits: np.ndarray) -> None:
 
 def test_names_in_all_are_what_the_contract_names() -> None:
     assert {"Composite", "GlobalTypeMap", "FirstLayerMap", "Epsilon", "ZPlus", "Flat", "presets"} <= set(dir(onnxlrp))
+
+
+def test_a_module_called_by_a_number_does_not_name_its_layer() -> None:
+    """`layers=["1"]` is layer 1, whatever nn.Sequential called its modules."""
+    model = net("a = Relu(x)\nb = GlobalAveragePool(a)\ny = Flatten(b)", "float[N,3,6,5] x", "float[N,3] y")
+    for node, scope in zip(model.graph.node, ("1", "2", "0"), strict=True):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', '{scope}', 'call']")
+    model.ir_version = 10
+    plan = onnxlrp.inspect(model)
+    assert [la.name for la in plan] == ["a", "b", "y"]
+    assert plan.layer("1") is plan[1]
