@@ -14,7 +14,7 @@ from .intervals import Interval
 if TYPE_CHECKING:
     from .emit import Emit
 
-__all__ = ["Dim", "Operand", "Shape", "Tensor", "broadcast", "maximum", "mean", "minimum", "relu", "where"]
+__all__ = ["Dim", "Operand", "Shape", "Tensor", "broadcast", "fixed", "maximum", "mean", "minimum", "relu", "where"]
 
 Dim = int | str | None
 Shape = tuple[Dim, ...] | None
@@ -150,6 +150,14 @@ def where(condition: Tensor, x: Operand, y: Operand) -> Tensor:
 def mean(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     """Mean over `axes` (all by default), axes kept."""
     return x.emit.reduce("ReduceMean", x, list(range(x.rank)) if axes is None else axes)
+
+
+def fixed(sizes: Sequence[Dim] | None) -> list[int] | None:
+    """The sizes when all of them are known, else None."""
+    if sizes is None:
+        return None
+    known = [d for d in sizes if isinstance(d, int)]
+    return known if len(known) == len(sizes) else None
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:

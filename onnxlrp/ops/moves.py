@@ -5,12 +5,13 @@ Resize with interpolation is linear in the same way and lives here too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..linear import Kind, LinearMap, Reading
-from ..tensor import Tensor
+from ..tensor import Tensor, fixed
 from .pool import scatter
 from .registry import View, op
 
@@ -64,13 +65,13 @@ def slice_(v: View) -> Reading:
     """A range along some axes: zeros are put back around it."""
     x = v.need(0)
     starts, ends, axes, steps = (t.value if (t := v.x(i)) is not None else None for i in range(1, 5))
-    known = starts is not None and ends is not None and (axes is not None or v.x(3) is None)
     unit = v.x(4) is None or (steps is not None and bool((steps == 1).all()))
-    if known and unit and x.shape is not None:
-        over = axes.tolist() if axes is not None else range(len(starts))  # type: ignore[arg-type]
+    placed = (axes is not None or v.x(3) is None) and unit and x.shape is not None
+    if starts is not None and ends is not None and placed and x.shape is not None:
+        over = axes.tolist() if axes is not None else range(len(starts))
         before, after = [0] * x.rank, [0] * x.rank
         sized = True
-        for a, start, end in zip(over, starts.tolist(), ends.tolist(), strict=True):  # type: ignore[union-attr]
+        for a, start, end in zip(over, starts.tolist(), ends.tolist(), strict=True):
             size = x.shape[int(a)]
             if not isinstance(size, int):
                 sized = False
@@ -121,8 +122,8 @@ def gather(v: View) -> Reading:
         assert x.shape is not None
         sizes: list[int | Tensor] = [d if isinstance(d, int) else e.dim(x, a) for a, d in enumerate(x.shape)]
         count: int | Tensor = e.reshape(e.op("Size", at, shape=(), dtype=np.int64), 1)
-        if at.shape is not None and all(isinstance(d, int) for d in at.shape):
-            count = int(np.prod(at.shape))  # type: ignore[arg-type]
+        if (taken := fixed(at.shape)) is not None:
+            count = math.prod(taken)
         lined = e.reshape(r, *sizes[:axis], count, *sizes[axis + 1 :], shape=(*x.shape[:axis], None, *x.shape[axis + 1 :]))
         index = e.reshape(e.cast(at, np.int64), *[1] * axis, -1, *[1] * (x.rank - axis - 1))
         index = e.op("Expand", index, e.op("Shape", lined, shape=(x.rank,), dtype=np.int64), shape=lined.shape)
@@ -263,8 +264,9 @@ def _matrix(v: View, x: Tensor, y: Tensor, position: int, axis: int) -> Tensor:
         if scales.value is not None:
             one = e.array(scales.value[[position]])
         three = e.array([1.0, 1.0, 1.0])
-        known = one.value is not None
-        scale = e.array([1, 1, 1, float(one.value[0])]) if known else e.op("Concat", three, one, shape=(4,), axis=0)  # type: ignore[index]
+        scale = e.op("Concat", three, one, shape=(4,), axis=0)
+        if one.value is not None:
+            scale = e.array([1, 1, 1, float(one.value[0])])
         made = e.op("Resize", eye, None, scale, shape=(1, 1, size, out), **attrs)
     else:
         sizes = e.concat([e.ints(1, 1), n, e.dim(y, axis)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from ..emit import Emit
 from ..linear import Kind, LinearMap, Reading
-from ..tensor import Tensor
+from ..tensor import Tensor, fixed
 from .conv import Window, spread
 from .registry import View, op
 
@@ -31,10 +32,10 @@ def ones_kernel(e: Emit, window: Window) -> Tensor:
 
 def clipped(window: Window, x: Tensor) -> Window:
     """The window without the part that lies beyond the padded input wherever it starts (kernels larger than the input)."""
-    sizes = x.shape[2:] if x.shape is not None else ()
-    if not all(isinstance(d, int) for d in sizes) or any(d != 1 for d in window.dilations):
+    sizes = fixed(x.shape[2:]) if x.shape is not None else None
+    if sizes is None or any(d != 1 for d in window.dilations):
         return window
-    room = [d + b + a for d, b, a in zip(sizes, window.begin, window.end, strict=True)]  # type: ignore[operator]
+    room = [d + b + a for d, b, a in zip(sizes, window.begin, window.end, strict=True)]
     return replace(window, kernel=tuple(min(k, n) for k, n in zip(window.kernel, room, strict=True)))
 
 
@@ -99,7 +100,8 @@ def average_pool(v: View) -> Reading:
 def scatter(x: Tensor, at: Tensor, r: Tensor) -> Tensor:
     """r added to zeros of x's layout at flat positions."""
     e = x.emit
-    size = int(np.prod(x.shape)) if x.shape is not None and all(isinstance(d, int) for d in x.shape) else None  # type: ignore[arg-type]
+    sizes = fixed(x.shape)
+    size = math.prod(sizes) if sizes is not None else None
     count = e.ints(size) if size is not None else e.reshape(e.op("Size", x, shape=(), dtype=np.int64), 1)
     flat = e.op("Expand", e.zero, count, shape=(size,))
     line = e.op("ScatterElements", flat, e.reshape(at, -1), e.reshape(r, -1), shape=(size,), axis=0, reduction="add")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..linear import Kind, LinearMap, Reading
-from ..tensor import Tensor
+from ..tensor import Tensor, fixed
 from .pool import axes_of, scatter, select
 from .registry import View, op
 
@@ -29,9 +30,9 @@ def keep(t: Tensor, axes: Sequence[int], rank: int) -> Tensor:
 def size_over(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Number of elements along axes, as float32."""
     e = x.emit
-    sizes = [x.shape[a] for a in axes] if x.shape is not None else [None]
-    if all(isinstance(d, int) for d in sizes):
-        return e.array(float(np.prod(sizes)))  # type: ignore[arg-type]
+    sizes = fixed([x.shape[a] for a in axes]) if x.shape is not None else None
+    if sizes is not None:
+        return e.array(float(math.prod(sizes)))
     return e.cast(e.op("ReduceProd", e.dims(x, axes), shape=(), dtype=np.int64, keepdims=0), np.float32)
 
 
