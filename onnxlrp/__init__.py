@@ -1,5 +1,6 @@
 """onnxlrp: explanations (Layer-wise Relevance Propagation) of any ONNX model, as ONNX models."""
 
+# The names of these modules are the library's face; each lists its own in __all__, so that none is listed twice.
 from . import composites, errors, node_rules, presets, rules, selectors
 from .compile import compile, inspect
 from .composites import *  # noqa: F403

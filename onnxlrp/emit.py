@@ -300,11 +300,8 @@ class Emit:
             s = self.reduce("ReduceSum", s, list(range(lead)), keepdims=False)
         known = [a - lead for a in known if a >= lead]
         s = self.reduce("ReduceSum", s, known) if known else s
-        unsure = [
-            a
-            for a in range(like.rank)
-            if not isinstance(like.shape[a], int) and s.shape[a] != like.shape[a]  # type: ignore[index]
-        ]
+        left = s.shape or (None,) * like.rank
+        unsure = [a for a, own in enumerate(like.shape) if not isinstance(own, int) and left[a] != own]
         for axis in unsure:  # 1 or equal is decided by the data: split the axis into (times repeated, own size)
             own = self.dim(like, axis)
             sizes = [self.dim(s, a) for a in range(s.rank)]

@@ -106,6 +106,7 @@ class Tensor:
     def __abs__(self) -> Tensor:
         return self if self.nonneg else self.emit.elementwise("Abs", self)
 
+    # A comparison gives a tensor, and numpy arrays declare their own reflected ones: the type checker sees an overlap.
     def __ge__(self, other: Operand) -> Tensor:  # type: ignore[misc]
         return self.emit.elementwise("GreaterOrEqual", self, self.emit.lift(other, self), dtype=bool)
 

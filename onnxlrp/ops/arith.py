@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..linear import Kind, LinearMap, Moves, Reading
+from ..linear import Kind, LinearMap, Reading
 from ..tensor import Tensor, where
 from .registry import View, op
 
@@ -76,7 +76,9 @@ def mul(v: View) -> Reading:
         (i,) = v.actives()
         return scale(v, v.need(i), v.need(1 - i))
     e, xs = v.e, (v.need(0), v.need(1))
-    back: Moves = lambda r: tuple(e.unbroadcast(r, x) for x in xs)  # noqa: E731
+
+    def back(r: Tensor) -> tuple[Tensor, ...]:
+        return tuple(e.unbroadcast(r, x) for x in xs)
 
     def vjp(r: Tensor) -> tuple[Tensor, ...]:
         return (e.unbroadcast(r * xs[1], xs[0]), e.unbroadcast(r * xs[0], xs[1]))

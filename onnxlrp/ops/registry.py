@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from ..emit import Emit
-from ..linear import Kind, LinearMap, Moves, Reading
+from ..linear import Kind, LinearMap, Reading
 from ..tensor import Tensor
 
 __all__ = ["OPS", "Op", "View", "op"]
@@ -74,7 +74,10 @@ class View:
 
     def move(self, x: Tensor, back: Callable[[Tensor], Tensor]) -> Reading:
         """Reading of a copy of one tensor: `back` lays relevance out as the input."""
-        moves: Moves = lambda r: (back(r),)  # noqa: E731
+
+        def moves(r: Tensor) -> tuple[Tensor, ...]:
+            return (back(r),)
+
         return self.reading(Kind.MOVE, (x,), passed=moves, vjp=moves)
 
 
