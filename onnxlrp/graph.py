@@ -21,7 +21,6 @@ from onnx import inliner, shape_inference, version_converter
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import InputError, InvalidModel, UnsupportedOp
-from .expand import expand
 from .order import sort_proto
 
 __all__ = ["OPSET", "Source", "infer_shapes", "load", "read", "save", "scope_of", "to_proto"]
@@ -132,14 +131,13 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     try:
         onnx.checker.check_model(model)
     except Exception as error:
-        # a newer operator is expanded below or refused by its node's name; an output's shape may be unknown
+        # a newer operator is written out later or refused by its node's name; an output's shape may be unknown
         if not any(known in str(error) for known in ("No Op registered for", "is deprecated in", "'shape' of 'type'")):
             raise InvalidModel(f"the model does not pass onnx.checker: {one_line(error)}") from error
     graph = gs.import_onnx(_with_weights(model, whole))
     for index, node in enumerate(graph.nodes):
         node.name = node.name or f"{node.op}_{index}"
     _unique_node_names(graph)
-    expand(graph)
     _compute_constant_outputs(graph)
     faces = (*model.graph.input, *model.graph.output)
     return Source(graph, metadata, types={f.name: f.type for f in faces if not f.type.HasField("tensor_type")})

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .constants import Maker, constants_of, finish, fold_constants, only_user, producer, widen
 from .errors import UnsupportedOp
+from .expansions import expand
 from .folds import fold_back, fold_forward, merge_affine
 from .graph import Source
 
@@ -28,6 +29,8 @@ def normalize(source: Source, keep: Collection[str] = (), canonize: bool = True)
     canonize=False leaves out what changes the layers (folds); what the readings rely on is always done.
     """
     graph = source.graph
+    if expand(graph):
+        finish(source)
     widen(source)
     fold_constants(source)
     kept = {*keep, *(o.name for o in graph.outputs)}
