@@ -22,7 +22,7 @@ from .compile import compile as compile_model
 from .compile import inspect as inspect_model
 from .errors import CompositeError, Error, InputError
 from .explanation import Explanation, writable
-from .graph import save
+from .graph import over_limit, save
 from .inputs import Preprocessing, read_input
 from .plan import show_shape
 from .run import Explainer
@@ -180,7 +180,9 @@ def compile(model: str, target: str, **options: Any) -> None:
     compiled = compile_model(model, **given(options))
     save(compiled, target)
     names = ", ".join(o.name for o in compiled.graph.output)
-    click.echo(f"{target}: {len(compiled.graph.node)} nodes, {Path(target).stat().st_size:,} bytes; outputs {names}")
+    size, data = Path(target).stat().st_size, Path(f"{target}.data")
+    apart = f" and {data.stat().st_size:,} in {data.name}" if over_limit(compiled) else ""
+    click.echo(f"{target}: {len(compiled.graph.node)} nodes, {size:,} bytes{apart}; outputs {names}")
 
 
 @cli.command()

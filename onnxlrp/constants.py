@@ -13,6 +13,7 @@ import onnxruntime as ort
 from .errors import InvalidModel
 from .graph import Source, infer_shapes, one_line
 from .order import depends, sort
+from .weights import fill, nbytes
 
 __all__ = [
     "RANDOM", "Maker", "constants_of", "finish", "fold_constants", "is_static", "only_user", "producer", "replace_tensor",
@@ -78,6 +79,7 @@ def fold_constants(source: Source) -> None:
     model = gs.export_onnx(part, do_type_check=False)
     model.ir_version = 10
     _prune(model)
+    fill(model, part)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -192,7 +194,7 @@ class Maker:
     def op(self, op: str, *inputs: gs.Tensor, **attrs: Any) -> gs.Tensor:
         """A node, or its value when the operands are small constants."""
         plain = {"Mul": np.multiply, "Add": np.add, "Sub": np.subtract, "Div": np.divide}
-        values = [np.asarray(t.values) for t in inputs if isinstance(t, gs.Constant) and t.values.nbytes <= SMALL]
+        values = [np.asarray(t.values) for t in inputs if isinstance(t, gs.Constant) and nbytes(t) <= SMALL]
         if len(values) == len(inputs) and op in plain:
             # float64 in between: the folded parameters are as exact as float32 can hold
             wide = [v.astype(np.float64) for v in values]

@@ -18,6 +18,7 @@ from .constants import RANDOM
 from .errors import CompositeError
 from .intervals import Interval, interval
 from .tensor import Dim, Operand, Shape, Tensor, broadcast
+from .weights import Weight
 
 __all__ = ["Emit"]
 
@@ -69,6 +70,7 @@ class Emit:
             value = np.asarray(var.values) if isinstance(var, gs.Constant) else None
             if span is None:
                 span = Interval.of(value) if value is not None else Interval()
+            value = None if isinstance(var, Weight) else value  # read for its range, not kept
             self.tensors[var.name] = Tensor(self, var, var.dtype or np.float32, shape, span, value)
         return self.tensors[var.name]
 

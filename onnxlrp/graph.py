@@ -6,7 +6,6 @@ onnx-graphsurgeon drops `metadata_props` and sorts recursively; both are handled
 from __future__ import annotations
 
 import ast
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import InputError, InvalidModel, UnsupportedOp
 from .order import sort_proto
+from .weights import check_files, fill, skeleton, weights_size, with_weights, write_apart
 
-__all__ = ["OPSET", "Source", "infer_shapes", "load", "read", "save", "scope_of", "to_proto"]
+__all__ = ["OPSET", "Source", "infer_shapes", "load", "over_limit", "read", "read_whole", "save", "scope_of", "to_proto"]
 
 OPSET = 18
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what matters is raised; a library prints nothing
@@ -61,41 +61,57 @@ def scope_of(metadata: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------------------------------------------------------- load
 
 
-def read(source: ModelSource) -> onnx.ModelProto:
-    """A path, bytes or a ModelProto to a ModelProto of our own. Raises InvalidModel."""
-    if isinstance(source, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(source)
-        return _complete(copy, "the model")
-    name = "the model" if isinstance(source, bytes) else str(source)
+def read(source: ModelSource) -> tuple[onnx.ModelProto, str]:
+    """A path, bytes or a ModelProto as a ModelProto, and the folder of its external data, if any. Raises InvalidModel.
+
+    Large external weights stay in their files; a given ModelProto is not copied, and never changed.
+    """
+    name, folder = ("the model" if isinstance(source, (bytes, onnx.ModelProto)) else str(source)), ""
     try:
-        if isinstance(source, bytes):
+        if isinstance(source, onnx.ModelProto):
+            model = source
+        elif isinstance(source, bytes):
             model = onnx.load_model_from_string(source)
         else:
-            model = onnx.load(os.fspath(source), load_external_data=True)
+            model = onnx.load(os.fspath(source), load_external_data=False)
+            folder = str(Path(source).parent)
     except FileNotFoundError as error:
-        missing = "no such file" if not Path(str(source)).exists() else f"its external data is missing ({error.filename})"
-        raise InvalidModel(f"{name}: {missing}") from error
+        raise InvalidModel(f"{name}: no such file") from error
     except IsADirectoryError as error:
         raise InvalidModel(f"{name} is a folder; give the .onnx file in it") from error
     except Exception as error:
-        if "should be stored in" in str(error):
-            raise InvalidModel(f"{name}: its external data is missing ({one_line(error)})") from error
         raise InvalidModel(f"{name} is not a complete ONNX file (truncated, or another format): {one_line(error)}") from error
     if not model.graph.node and not model.graph.output:
         raise InvalidModel(f"{name} is not an ONNX model: it has no nodes and no outputs")
-    return _complete(model, name)
-
-
-def _complete(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Refuse a model whose weights lie in files that only its path would lead to, or that computes nothing."""
+    if not model.graph.output:
+        raise InvalidModel(f"{name} has no outputs, so there is nothing to explain: declare one in graph.output")
     absent = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if absent:
+    if absent and not folder:
         raise InvalidModel(
             f"{name} has external data ('{absent[0]}' and {len(absent) - 1} more): give the model's path instead"
         )
-    if not model.graph.output:
-        raise InvalidModel(f"{name} has no outputs, so there is nothing to explain: declare one in graph.output")
+    check_files(model.graph.initializer, folder, name)
+    return model, folder if absent or _in_attributes(model.graph) else ""
+
+
+def _in_attributes(graph: onnx.GraphProto) -> bool:
+    """Whether a tensor in an attribute, or in a subgraph, is external."""
+    found = False
+    for a in (a for n in graph.node for a in n.attribute):
+        found |= a.t.data_location == onnx.TensorProto.EXTERNAL
+        for body in [a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs:
+            found |= _in_attributes(body) or any(t.data_location == onnx.TensorProto.EXTERNAL for t in body.initializer)
+    return found
+
+
+def read_whole(source: ModelSource) -> onnx.ModelProto:
+    """`read`, as a ModelProto of our own with all of its weights."""
+    model, folder = read(source)
+    if isinstance(source, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(source)
+    if folder:
+        _load_external(model, folder)
     return model
 
 
@@ -104,10 +120,12 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
 
     input_shapes: replaces (symbolic) input shapes, {input: shape}. Raises InvalidModel, UnsupportedOp, InputError.
     """
-    whole = read(source)
+    whole, folder = read(source)
     if any(p.key == "onnxlrp.version" for p in whole.metadata_props):
         raise InvalidModel("the model was compiled by onnxlrp already: explain it as it is, or compile the original again")
     model = skeleton(whole)
+    if folder:
+        _load_external(model, folder)
     for node in model.graph.node:
         if node.domain == "com.microsoft.nchwc":
             raise UnsupportedOp(
@@ -134,13 +152,22 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
         # a newer operator is written out later or refused by its node's name; an output's shape may be unknown
         if not any(known in str(error) for known in ("No Op registered for", "is deprecated in", "'shape' of 'type'")):
             raise InvalidModel(f"the model does not pass onnx.checker: {one_line(error)}") from error
-    graph = gs.import_onnx(_with_weights(model, whole))
+    graph = gs.import_onnx(model)
+    with_weights(graph, whole, folder)
     for index, node in enumerate(graph.nodes):
         node.name = node.name or f"{node.op}_{index}"
     _unique_node_names(graph)
     _compute_constant_outputs(graph)
     faces = (*model.graph.input, *model.graph.output)
     return Source(graph, metadata, types={f.name: f.type for f in faces if not f.type.HasField("tensor_type")})
+
+
+def _load_external(model: onnx.ModelProto, folder: str) -> None:
+    """Read external tensors into the model, those of a skeleton: shapes and axes may be among them."""
+    try:
+        onnx.load_external_data_for_model(model, folder)
+    except Exception as error:
+        raise InvalidModel(f"external data in {folder} cannot be read: {one_line(error)}") from error
 
 
 def _one_domain(graph: onnx.GraphProto) -> None:
@@ -160,41 +187,6 @@ def _compute_constant_outputs(graph: gs.Graph) -> None:
             t.name = f"{name}/value"
             graph.nodes.append(gs.Node("Identity", f"{name}/identity", {}, [t], [out]))
             graph.outputs[i] = out
-
-
-def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with typed inputs in the place of its large weights: checks and inference cost what the graph costs."""
-    light, graph = onnx.ModelProto(), model.graph
-    for name in ("ir_version", "producer_name", "producer_version"):
-        setattr(light, name, getattr(model, name))
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    light.graph.name = graph.name or "graph"
-    for name in ("node", "input", "output", "value_info", "sparse_initializer"):
-        getattr(light.graph, name).extend(getattr(graph, name))
-    declared = {i.name for i in graph.input}
-    for t in graph.initializer:
-        if _is_large(t):
-            if t.name not in declared:
-                light.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
-        else:
-            light.graph.initializer.append(t)
-    return light
-
-
-def _is_large(t: onnx.TensorProto) -> bool:
-    """Over 4 KB: no shape or axis that inference or conversion would have to read."""
-    return bool(math.prod(t.dims) > 1024)
-
-
-def _with_weights(light: onnx.ModelProto, whole: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the large weights of `whole` back into its skeleton."""
-    large = {t.name: t for t in whole.graph.initializer if _is_large(t)}
-    inputs = [i for i in light.graph.input if i.name not in large]
-    del light.graph.input[:]
-    light.graph.input.extend(inputs)
-    light.graph.initializer.extend(large.values())
-    return light
 
 
 def _set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]], weights: set[str]) -> None:
@@ -356,7 +348,13 @@ def to_proto(
     for key, value in props.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(skeleton(model))
+    fill(model, graph)
     return model
+
+
+def over_limit(model: onnx.ModelProto) -> bool:
+    """Whether a model is too large for one file. ByteSize would serialise it to find out."""
+    return int(skeleton(model).ByteSize()) + weights_size(model) > LIMIT
 
 
 def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
@@ -365,13 +363,8 @@ def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     if not target.parent.is_dir():
         raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        file = Path(folder) / target.name
-        if model.ByteSize() < LIMIT:
-            onnx.save(model, file)
-        else:
-            data = f"{target.name}.data"
-            onnx.save(model, file, save_as_external_data=True, location=data, size_threshold=1024)
-            onnx.load_external_data_for_model(model, folder)  # onnx.save took the weights out of the caller's model
-            if (Path(folder) / data).exists():
-                os.replace(Path(folder) / data, target.parent / data)
+        file, data = Path(folder) / target.name, Path(folder) / f"{target.name}.data"
+        onnx.save(write_apart(model, data) if over_limit(model) else model, file)
+        if data.exists():
+            os.replace(data, target.parent / data.name)
         os.replace(file, target)

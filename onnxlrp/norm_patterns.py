@@ -6,6 +6,7 @@ Constant Mul and Add behind it are its scale and shift.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -67,7 +68,7 @@ def _normalised(node: gs.Node, fixed: Collection[str]) -> tuple[gs.Tensor, gs.No
         epsilon, mean = 0.0, producer(sqrt.inputs[0])
         if mean is not None and mean.op == "Add":
             value = next(
-                (t for t in mean.inputs if t.name in fixed and isinstance(t, gs.Constant) and t.values.size == 1), None
+                (t for t in mean.inputs if t.name in fixed and isinstance(t, gs.Constant) and math.prod(t.shape) == 1), None
             )
             rest = [t for t in mean.inputs if t is not value]
             if value is None or len(rest) != 1:
@@ -153,4 +154,4 @@ def _axes(node: gs.Node) -> list[int] | None:
 
 
 def _is(t: gs.Tensor, value: float) -> bool:
-    return isinstance(t, gs.Constant) and t.values.size == 1 and float(np.ravel(t.values)[0]) == value
+    return isinstance(t, gs.Constant) and math.prod(t.shape) == 1 and float(np.ravel(t.values)[0]) == value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime as ort
 from .constants import producer
 from .graph import OPSET
 from .order import depends
+from .weights import fill
 
 __all__ = ["bake_constants", "speed_up"]
 
@@ -73,7 +75,7 @@ def constant_shape(t: gs.Tensor) -> list[int] | None:
         node = producer(t)
         if node is None or node.op not in ("Relu", "Min", "Mul", "Add", "Sub", "Cast", "Identity"):
             return None
-        sources = [x for x in node.inputs if not (isinstance(x, gs.Constant) and x.values.size == 1)]
+        sources = [x for x in node.inputs if not (isinstance(x, gs.Constant) and math.prod(x.shape) == 1)]
         if not sources:
             return None
         t = max(sources, key=lambda x: len(constant_shape(x) or ()))
@@ -102,6 +104,7 @@ def bake_constants(graph: gs.Graph) -> None:
         return
     part = gs.export_onnx(gs.Graph(inside, [], wanted, opset=OPSET), do_type_check=False)
     part.ir_version = 8
+    fill(part, graph)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     values = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, {})

@@ -18,7 +18,7 @@ from .compile import compile as compile_model
 from .composites import CompositeLike
 from .errors import CompositeError, InputError, InvalidModel
 from .explanation import Books, Explanation, LayerBooks, Layers, outside_text
-from .graph import LIMIT, ModelSource, one_line, read
+from .graph import ModelSource, one_line, over_limit, read, read_whole, save
 from .outputs import CHECKS
 from .version import __version__
 
@@ -51,17 +51,20 @@ class Explainer:
         threads: int = 0,
         **options: Any,
     ) -> None:
-        source = read(model)
+        source, folder = read(model)
         props = {p.key: p.value for p in source.metadata_props}
         self._again: dict[str, Any] | None = None
         if "onnxlrp.version" in props:
             if composite is not None or options:
                 given = ["composite"] * (composite is not None) + list(options)
                 raise CompositeError(f"the model is compiled already: {', '.join(given)} must be given when compiling it")
+            source = read_whole(model)
         else:
             chosen = "epsilon_plus" if composite is None else composite
-            self._again = {"model": source, "composite": chosen, "providers": providers, "threads": threads, **options}
-            source = compile_model(source, chosen, **options)
+            # kept for `conservation`, which must not depend on the file or on what the caller does to a ModelProto
+            kept = model if folder else read_whole(model) if isinstance(model, onnx.ModelProto) else source
+            self._again = {"model": kept, "composite": chosen, "providers": providers, "threads": threads, **options}
+            source = compile_model(kept, chosen, **options)
             props = {p.key: p.value for p in source.metadata_props}
         self.model = source
         self.plan, self._face = _descriptions(props)
@@ -299,11 +302,11 @@ def open_session(model: onnx.ModelProto, providers: str | Sequence[str] | None, 
     options.log_severity_level = 3  # onnxruntime warns of every overridable initializer, such as `target`
     options.intra_op_num_threads = threads
     try:
-        if model.ByteSize() < LIMIT:
+        if not over_limit(model):
             return ort.InferenceSession(model.SerializeToString(), options, providers=names)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            onnx.save(model, path, save_as_external_data=True, location="model.data")
+            save(model, path)
             return ort.InferenceSession(str(path), options, providers=names)
     except Exception as error:
         raise InvalidModel(f"onnxruntime cannot load the compiled model: {one_line(error)}") from error

@@ -91,7 +91,8 @@ def scale(v: View, x: Tensor, factor: Tensor, inverse: bool = False) -> Reading:
     e = v.e
 
     def kept(r: Tensor) -> tuple[Tensor, ...]:
-        if not (inverse or (factor.value is not None and np.all(factor.value))):
+        nowhere = factor.span.low > 0 or factor.span.high < 0 or (factor.value is not None and np.all(factor.value))
+        if not (inverse or nowhere):
             # factor == 0: nothing of x is in y (a mask)
             empty = e.elementwise("Equal", factor, e.zero_like(factor.dtype), dtype=bool)
             r = where(empty, 0.0, r)
