@@ -59,7 +59,8 @@ def backward(e: Emit, plan: Plan, facts: Facts, seed: Tensor, masks: Mapping[str
     for step in reversed(plan.steps):
         unit = step.unit
         with e.scope(unit.name):
-            arrived = [relevances.collect(o.name) for o in unit.outputs if o.name in facts.active]
+            taken = unit.outputs if not step.opaque and OPS[unit.op].outputs is None else unit.outputs[:1]
+            arrived = [relevances.collect(o.name) for o in taken if o.name in facts.active]
         if all(r.is_zero for r in arrived):
             continue
         with e.scope(unit.name):

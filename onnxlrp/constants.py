@@ -157,8 +157,8 @@ def widen(source: Source) -> None:
             producer = out.inputs[0]
             producer.outputs[[t is out for t in producer.outputs].index(True)] = inner
             replace_tensor(out, inner)
-            to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype))
-            new.append(gs.Node("Cast", f"{out.name}/to_model_type", {"to": to}, [inner], [graph.outputs[i]]))
+            to = out.dtype if isinstance(out.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype))
+            new.append(gs.Node("Cast", f"{out.name}/to_model_type", {"to": int(to)}, [inner], [graph.outputs[i]]))
     graph.nodes.extend(new)
     source.notes.append("the model computes in another float type than float32; onnxlrp computes it in float32")
     finish(source)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .constants import RANDOM
@@ -71,7 +72,7 @@ class Emit:
             if span is None:
                 span = Interval.of(value) if value is not None else Interval()
             value = None if isinstance(var, Weight) else value  # read for its range, not kept
-            self.tensors[var.name] = Tensor(self, var, var.dtype or np.float32, shape, span, value)
+            self.tensors[var.name] = Tensor(self, var, numpy_type(var), shape, span, value)
         return self.tensors[var.name]
 
     def forward(self, node: gs.Node, inputs: Sequence[Tensor | None]) -> list[Tensor]:
@@ -260,7 +261,7 @@ class Emit:
         if shape is None:
             shape = tuple(int(p.value[0]) if p.value is not None and p.value[0] > 0 else None for p in parts)
         target = self.concat(parts) if parts else self.array(np.zeros(0), np.int64)
-        return self.op("Reshape", x, target, shape=shape)
+        return self.reshape_to(x, target, shape)
 
     def concat(self, parts: Sequence[Tensor]) -> Tensor:
         """Concatenate int64 vectors."""
@@ -276,7 +277,13 @@ class Emit:
             target = self.array([d if isinstance(d, int) else -1 for d in like.shape], np.int64)
         else:
             target = self.shape_of(like)
-        return self.op("Reshape", x, target, shape=like.shape)
+        return self.reshape_to(x, target, like.shape)
+
+    def reshape_to(self, x: Tensor, target: Tensor, shape: Shape = None) -> Tensor:
+        """Reshape to the sizes in an int64 vector; a size of 0 is one, where the operator would copy the input's."""
+        literal = target.value is None or (0 in target.value and -1 not in target.value)
+        more: dict[str, Any] = {"allowzero": 1} if literal else {}
+        return self.op("Reshape", x, target, shape=shape, **more)
 
     def expand_like(self, x: Tensor, like: Tensor) -> Tensor:
         """Broadcast x to the shape of another tensor."""
@@ -352,11 +359,9 @@ class Emit:
         return self.op("Pad", x, self.ints(*before, *after), self.lift(value, x), shape=shape, mode="constant")
 
     def cast(self, x: Tensor, dtype: Any) -> Tensor:
-        from onnx.helper import np_dtype_to_tensor_dtype
-
         if x.dtype == np.dtype(dtype):
             return x
-        return self.op("Cast", x, shape=x.shape, dtype=dtype, to=int(np_dtype_to_tensor_dtype(np.dtype(dtype))))
+        return self.op("Cast", x, shape=x.shape, dtype=dtype, to=int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
     def arange(self, stop: Tensor, size: Dim = None) -> Tensor:
         """0, 1, … stop-1 as int64."""
@@ -372,6 +377,11 @@ FOLD: dict[str, Callable[..., Any]] = {
     "GreaterOrEqual": np.greater_equal, "Greater": np.greater, "Less": np.less, "LessOrEqual": np.less_equal,
     "Sqrt": np.sqrt, "Pow": np.power,
 }  # fmt: skip
+
+
+def numpy_type(t: gs.Tensor) -> Any:
+    """dtype of a tensor; graphsurgeon names types that numpy has not (bfloat16) by their number in ONNX."""
+    return onnx.helper.tensor_dtype_to_np_dtype(t.dtype) if isinstance(t.dtype, int) else t.dtype or np.float32
 
 
 def _spell(value: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .constants import constants_of
@@ -64,12 +65,14 @@ class Facts:
     """What is known about a model with a chosen head and chosen explained tensors.
 
     path: units that carry relevance, in order. active: tensors on it, which the explained ones reach through float operators.
+    needed: those of them that lead to the head.
     scaled: see scaled_inputs. batch: axis that the model's batch axis has become, per tensor.
     """
 
     explained: tuple[str, ...]
     path: tuple[Unit, ...]
     active: frozenset[str]
+    needed: frozenset[str]
     scaled: frozenset[str]
     batch: Mapping[str, int]
 
@@ -114,6 +117,7 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
         explained,
         tuple(reversed(path)),
         frozenset(active),
+        frozenset(active & needed),
         frozenset(scaled_inputs(graph, explained)),
         batch_axes(graph, explained),
     )
@@ -132,11 +136,10 @@ def dead_end(units: Sequence[Unit], names: Sequence[str], head: str) -> str:
 
 
 def is_float(t: gs.Tensor) -> bool:
-    """float16, float32 or float64; an unknown type counts, so that nothing is lost silently."""
-    try:
-        return t.dtype is None or np.dtype(t.dtype).kind == "f"
-    except TypeError:
-        return True
+    """float16, bfloat16, float32 or float64; an unknown type counts, so that nothing is lost silently."""
+    if isinstance(t.dtype, int):  # a type that numpy has not: 8-bit floats and 4-bit integers are codes
+        return t.dtype == onnx.TensorProto.BFLOAT16
+    return t.dtype is None or np.dtype(t.dtype).kind == "f"
 
 
 def reach(units: Sequence[Unit], names: Sequence[str]) -> set[str]:

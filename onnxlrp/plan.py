@@ -235,9 +235,10 @@ def assign(source: Source, composite: Composite, facts: Facts, head: Head, init:
     steps = []
     for unit, site in zip(facts.path, found, strict=True):
         pick = chosen.get(id(site)) or Choice(site, default_rule(site.kind), f"default of {site.kind.value}")
-        reason = against(unit, site, facts)
-        if reason is not None and not (pick.strict and isinstance(pick.rule, (Pass, Stop))):
-            raise UnsupportedOp(refusal(unit, site, source, reason))
+        beyond, reason = beyond_reading(unit, site, facts), against(unit, site, facts)
+        past = isinstance(pick.rule, Stop) or (isinstance(pick.rule, Pass) and not beyond)
+        if reason is not None and not (pick.strict and past):
+            raise UnsupportedOp(refusal(unit, site, source, reason, ("Stop",) if beyond else ("Pass", "Stop")))
         steps.append(Step(unit, site.kind, pick.rule, pick.why, site.layer, reason is not None))
     rows = _rows(steps, found, facts)
     return Plan(rows, tuple(steps), head, facts.explained, composite.text, init, tuple(source.notes))
@@ -245,8 +246,9 @@ def assign(source: Source, composite: Composite, facts: Facts, head: Head, init:
 
 def against(unit: Unit, site: Site, facts: Facts) -> str | None:
     """Why a node has no reading; None when it has one."""
-    if site.kind is Kind.UNKNOWN:
-        return "has no reading"
+    beyond = beyond_reading(unit, site, facts)
+    if site.kind is Kind.UNKNOWN or beyond:
+        return f"has no reading{beyond}"
     view = View(unit, facts.active, Emit(), unit.outputs[0].name in facts.scaled)
     unknown = [t.name for t in (*unit.inputs, *unit.outputs) if t.name in facts.active and t.shape is None]
     if unknown and site.kind is not Kind.POINTWISE:
@@ -255,13 +257,21 @@ def against(unit: Unit, site: Site, facts: Facts) -> str | None:
     return f"has no reading: {said}" if said else None
 
 
-def refusal(unit: Unit, site: Site, source: Source, reason: str) -> str:
+def beyond_reading(unit: Unit, site: Site, facts: Facts) -> str:
+    """Says at which output relevance arrives that no reading knows, such as the mean of a LayerNormalization."""
+    known = (0,) if site.kind is Kind.UNKNOWN else OPS[unit.op].outputs
+    for i, t in enumerate(unit.outputs):
+        if t.name in facts.needed and known is not None and i not in known:
+            return f": relevance arrives at its output {i} '{t.name}'"
+    return ""
+
+
+def refusal(unit: Unit, site: Site, source: Source, reason: str, ways: Sequence[str]) -> str:
     """The error of an operator without a reading, or used in a way that has none: it names the way past it."""
     domain = f"{unit.domain}::" if unit.domain else ""
-    return (
-        f"node '{site.name}': operator {domain}{unit.op} (opset {source.graph.opset}) {reason}; to get past it, "
-        f"put NameMap({{'{site.name}': Pass()}}) or NameMap({{'{site.name}': Stop()}}) into the composite"
-    )
+    lines = " or ".join(f"NameMap({{'{site.name}': {rule}()}})" for rule in ways)
+    named = f"node '{site.name}': operator {domain}{unit.op} (opset {source.graph.opset})"
+    return f"{named} {reason}; to get past it, put {lines} into the composite"
 
 
 def _rows(steps: Sequence[Step], found: Sequence[Site], facts: Facts) -> tuple[Layer, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from models_for_tests import data, lrp, near, net, relevance, run, weight
+from models_for_tests import data, lrp, near, net, relevance, run, session, weight
 
 import onnxlrp
 from onnxlrp.emit import Emit
@@ -536,3 +536,32 @@ def test_explained_tensors_are_listed() -> None:
     model = net("y = Add(x, z)", "float[N,4] x, float[N,4] z", "float[N,4] y")
     props = {p.key: p.value for p in onnxlrp.compile(model, "epsilon").metadata_props}
     assert json.loads(props["onnxlrp.explained"]) == ["x", "z"]
+
+
+def test_relevance_at_an_output_that_no_reading_knows() -> None:
+    """The mean that a LayerNormalization gives beside its result: never a map of zeros."""
+    scale = np.ones(6, np.float32)
+    model = net("n, mean = LayerNormalization(x, s)\ny = Mul(n, mean)", "float[N,6] x", "float[N,6] y", s=scale)
+    with pytest.raises(
+        onnxlrp.UnsupportedOp, match=r"'n'.*relevance arrives at its output 1 'mean'.*NameMap\({'n': Stop\(\)}\)"
+    ):
+        onnxlrp.compile(model, "epsilon")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, ["N", 1]))
+    with pytest.raises(onnxlrp.UnsupportedOp, match=r"relevance arrives at its output 1 'mean'"):
+        onnxlrp.compile(model, "epsilon", output="mean")
+
+
+def test_bfloat16_is_computed_in_float32() -> None:
+    kind = onnx.TensorProto.BFLOAT16
+    model = net("h = MatMul(x, w)\ny = Relu(h)", "bfloat16[N,5] x", "bfloat16[N,4] y")
+    w = onnx.helper.make_tensor("w", kind, [5, 4], weight(5, 4).ravel().tolist())
+    model.graph.initializer.append(w)
+    compiled = onnxlrp.compile(model, "epsilon")
+    kinds = {o.name: o.type.tensor_type.elem_type for o in (*compiled.graph.input, *compiled.graph.output)}
+    assert kinds == {"x": kind, "target": onnx.TensorProto.INT64, "y": kind, "relevance.x": onnx.TensorProto.FLOAT}
+    x = onnx.helper.make_tensor("x", kind, [3, 5], data(3, 5).ravel().tolist())
+    exact = [onnx.numpy_helper.to_array(t).astype(np.float32) for t in (x, w)]
+    wanted = relevance(net("h = MatMul(x, w)\ny = Relu(h)", "float[N,5] x", w=exact[1]), exact[0])
+    values = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(onnx.numpy_helper.to_array(x).view(np.uint16), kind)
+    got = session(compiled).run_with_ort_values(["relevance.x"], {"x": values})[0].numpy()
+    near(got, wanted)

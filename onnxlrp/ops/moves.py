@@ -84,7 +84,7 @@ def slice_(v: View) -> Reading:
     return v.move(x, by_index(v, x, rerun(v)))
 
 
-@op("Split", Kind.MOVE, "Reshaping")
+@op("Split", Kind.MOVE, "Reshaping", outputs=None)
 def split(v: View) -> Reading:
     """Consecutive parts along an axis: relevances are concatenated again, zeros for parts that nobody explains."""
     e, x, axis = v.e, v.need(0), int(v.attr("axis", 0))

@@ -74,15 +74,17 @@ def extremum(v: View) -> Reading:
     def winner() -> Tensor:
         """Flat position of each winner, in y's layout."""
         every = e.reshape(e.arange(e.op("Size", x, shape=(), dtype=np.int64)), -1)
-        places = e.op("Reshape", every, e.shape_of(x), shape=x.shape)
+        places = e.reshape_to(every, e.shape_of(x), x.shape)
         perm = [a for a in range(x.rank) if a not in axes] + axes
         rest = x.rank - len(axes)
 
         def rows(t: Tensor) -> Tensor:
             moved = e.transpose(t, perm)
             assert moved.shape is not None
-            target = e.concat([e.dims(moved, range(rest)), e.ints(-1)]) if rest else e.ints(-1)
-            return e.op("Reshape", moved, target, shape=(*moved.shape[:rest], None))
+            known, sizes = fixed([x.shape[a] for a in axes] if x.shape is not None else None), e.dims(x, axes)
+            line = e.ints(math.prod(known)) if known is not None else e.op("ReduceProd", sizes, shape=(1,), dtype=np.int64)
+            target = e.concat([e.dims(moved, range(rest)), line]) if rest else line
+            return e.reshape_to(moved, target, (*moved.shape[:rest], None))
 
         best = e.op(arg, rows(x), shape=None, dtype=np.int64, axis=-1, keepdims=1)
         return e.reshape_like(e.op("GatherElements", rows(places), best, shape=None, axis=-1), y)
@@ -100,7 +102,14 @@ def global_max_pool(v: View) -> Reading:
     return extremum(v)
 
 
-@op("ReduceMax ReduceMin", Kind.SELECT, refuse=static_axes)
+def _nothing_to_select(v: View) -> str | None:
+    x = v.x(0)
+    if x is None or x.shape is None or (axes := axes_of(v, x.rank)) is None:
+        return static_axes(v)
+    return "it reduces an empty axis, where nothing wins" if any(x.shape[a] == 0 for a in axes) else None
+
+
+@op("ReduceMax ReduceMin", Kind.SELECT, refuse=_nothing_to_select)
 def reduce_extremum(v: View) -> Reading:
     """Maximum or minimum over axes."""
     return extremum(v)

@@ -94,6 +94,7 @@ class Op:
     kinds: tuple[Kind, ...] = ()
     data: tuple[int, ...] | None = (0,)  # inputs that may depend on the explained one; None: all
     refuse: Callable[[View], str | None] | None = None  # why a node has no reading although its operator has one
+    outputs: tuple[int, ...] | None = (0,)  # where relevance may arrive; None: at all
 
     def against(self, v: View) -> str | None:
         """Why this node cannot be read; None when it can."""
@@ -114,12 +115,13 @@ def op(
     kinds: tuple[Kind, ...] = (),
     data: tuple[int, ...] | None = (0,),
     refuse: Callable[[View], str | None] | None = None,
+    outputs: tuple[int, ...] | None = (0,),
 ) -> Callable[[Read], Read]:
     """Register a reading for one or more operators (names separated by blanks)."""
 
     def register(read: Read) -> Read:
         for each in name.split():
-            OPS[each] = Op(kind, read, groups, kinds or ((kind,) if isinstance(kind, Kind) else ()), data, refuse)
+            OPS[each] = Op(kind, read, groups, kinds or ((kind,) if isinstance(kind, Kind) else ()), data, refuse, outputs)
         return read
 
     return register
