@@ -16,6 +16,7 @@ from .errors import UnsupportedOp
 from .expansions import expand
 from .folds import fold_back, fold_forward, merge_affine
 from .graph import Source
+from .transposes import cancel_transposes
 
 __all__ = ["FAKE_QUANT", "normalize"]
 
@@ -29,12 +30,12 @@ def normalize(source: Source, keep: Collection[str] = (), canonize: bool = True)
     canonize=False leaves out what changes the layers (folds); what the readings rely on is always done.
     """
     graph = source.graph
-    if expand(graph):
+    while expand(graph):  # types and shapes behind what was written out may be what the next one waits for
         finish(source)
     widen(source)
     fold_constants(source)
     kept = {*keep, *(o.name for o in graph.outputs)}
-    folds = (merge_pad, fold_back, merge_affine, fold_forward) if canonize else ()
+    folds = (fold_back, cancel_transposes, merge_pad, merge_affine, fold_forward) if canonize else ()
     for rewrite in (simplify_gemm, resolve_auto_pad, *folds, write_out_quantization):
         rewrite(graph, kept)
         finish(source)
@@ -192,25 +193,31 @@ def _pad_at_run_time(graph: gs.Graph, node: gs.Node, mode: str, strides: list[in
 
 
 def merge_pad(graph: gs.Graph, kept: Collection[str]) -> None:
-    """A zero Pad of spatial axes directly before a Conv becomes its padding."""
+    """A zero Pad of spatial axes directly before a Conv, or before the Transpose to channels-first, becomes its padding."""
     for node in [n for n in graph.nodes if n.op == "Conv"]:
         x = node.inputs[0]
-        pad = producer(x)
-        if pad is None or pad.op != "Pad" or only_user(x, kept) is not node or x.shape is None:
+        turn = producer(x) if only_user(x, kept) is node else None
+        turn = turn if turn is not None and turn.op == "Transpose" and "perm" in turn.attrs else None
+        reader, t = (node, x) if turn is None else (turn, turn.inputs[0])
+        pad = producer(t)
+        if pad is None or pad.op != "Pad" or only_user(t, kept) is not reader or t.shape is None:
             continue
-        given = [t for t in pad.inputs[1:] if t.name]
-        if pad.attrs.get("mode", "constant") != "constant" or not all(isinstance(t, gs.Constant) for t in given):
+        given = [c for c in pad.inputs[1:] if c.name]
+        if pad.attrs.get("mode", "constant") != "constant" or not all(isinstance(c, gs.Constant) for c in given):
             continue
         if len(pad.inputs) > 2 and pad.inputs[2].name and np.any(pad.inputs[2].values):
             continue
-        rank, pads = len(x.shape), [int(p) for p in pad.inputs[1].values]
+        rank, pads = len(t.shape), [int(p) for p in pad.inputs[1].values]
         axes = [int(a) % rank for a in pad.inputs[3].values] if len(pad.inputs) > 3 and pad.inputs[3].name else range(rank)
-        full = [0] * 2 * rank
-        for i, a in enumerate(axes):
-            full[a], full[a + rank] = pads[i], pads[i + len(pads) // 2]
-        border = full[2:rank] + full[rank + 2 :]
-        if any(full[:2]) or any(full[rank : rank + 2]) or any(p < 0 for p in border):
+        full = np.zeros((2, rank), int)
+        full[:, list(axes)] = np.reshape(pads, (2, -1))
+        if turn is not None:
+            full = full[:, turn.attrs["perm"]]
+        if full[:, :2].any() or (full < 0).any():
             continue
+        border = full[:, 2:].ravel().tolist()
         own = node.attrs.get("pads", [0] * len(border))
         node.attrs["pads"] = [a + b for a, b in zip(own, border, strict=True)]
-        node.inputs[0] = pad.inputs[0]
+        reader.inputs[0] = pad.inputs[0]
+        if turn is not None:
+            x.shape = None
