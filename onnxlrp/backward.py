@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .emit import Emit
 from .errors import RuleMismatch
@@ -68,6 +68,7 @@ def backward(e: Emit, plan: Plan, facts: Facts, seed: Tensor, masks: Mapping[str
             absorbed = Absorbed([], [])
             try:
                 node = opaque(view, step) if step.opaque else OPS[unit.op].read(view)
+                node = replace(node, signals=tuple(name in plan.signals for name in node.to))
                 sent = step.rule.backward(node, tuple(arrived), absorbed)
             except RuleMismatch as error:
                 raise RuleMismatch(f"node '{unit.name}' ({unit.op}): {error}") from error

@@ -342,10 +342,11 @@ def ops(as_json: bool) -> None:
         click.echo(json.dumps([vars(r) for r in rows]))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("operator", "kind", "groups", "default rule"):
+    for title in ("operator", "kind", "groups", "default rule", ""):
         table.add_column(title, no_wrap=True)
     for r in rows:
-        table.add_row(r.op, " / ".join(r.kinds), ", ".join(r.groups), " / ".join(r.rules))
+        name = f"{r.domain}.{r.op}" if r.domain else r.op
+        table.add_row(name, " / ".join(r.kinds), ", ".join(r.groups), " / ".join(r.rules), r.note)
     show(table)
 
 

@@ -103,7 +103,7 @@ def prepare(
     head = find_head(source.graph, output, class_axis)
     finish(source, head.tensor)
     kept = {*keep, head.tensor, *(o.name for o in source.graph.outputs)}
-    facts = analyse(source.graph, units(source.graph, kept) if canonize else source.graph.nodes, head.tensor, explain)
+    facts = analyse(source.graph, units(source.graph, kept, canonize), head.tensor, explain)
     init = "one" if request.derivative and request.init == "logit" else request.init
     return source, facts, assign(source, composite, facts, head, init)
 

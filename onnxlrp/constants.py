@@ -11,9 +11,12 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from .errors import InvalidModel
-from .graph import Source, infer_shapes, one_line
-from .order import depends, sort
-from .weights import fill, nbytes
+from .graph import Source
+from .inference import infer_shapes
+from .order import bodies, depends, levels, proto_levels, sort
+from .sizes import RANDOM, fold_sizes
+from .validity import one_line
+from .weights import constant, fill, nbytes
 
 __all__ = [
     "RANDOM", "Maker", "constants_of", "finish", "fold_constants", "is_static", "only_user", "producer", "replace_tensor",
@@ -21,7 +24,6 @@ __all__ = [
 ]  # fmt: skip
 
 SMALL = 16 * 1024  # bytes up to which a computed constant is stored instead of the nodes that compute it
-RANDOM = frozenset("RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli".split())
 FLOAT = onnx.TensorProto.FLOAT
 WIDE = (np.dtype(np.float16), np.dtype(np.float64), onnx.TensorProto.BFLOAT16)
 WIDE_TYPES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
@@ -37,13 +39,17 @@ def finish(source: Source, head: str = "") -> None:
     graph.nodes[:] = sort(list(graph.nodes))
     if all(t.shape is not None for n in graph.nodes for t in n.outputs if t.name):
         return
-    known = {v.name: v for v in infer_shapes(gs.export_onnx(graph, do_type_check=False)).graph.value_info}
+    inferred = infer_shapes(gs.export_onnx(graph, do_type_check=False)).graph
+    known = {v.name: v for v in (*inferred.value_info, *inferred.output)}
     for node in graph.nodes:
         for t in node.outputs:
             if t.shape is None and t.name in known and known[t.name].type.tensor_type.HasField("shape"):
                 kind = known[t.name].type.tensor_type
                 t.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
-                t.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else t.dtype
+                if kind.elem_type == WIDE[2]:
+                    t.dtype = WIDE[2]  # as graphsurgeon has it
+                elif kind.elem_type:
+                    t.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
 
 
 def constants_of(graph: gs.Graph) -> set[str]:
@@ -52,7 +58,7 @@ def constants_of(graph: gs.Graph) -> set[str]:
     fixed: set[str] = {t.name for n in graph.nodes for t in n.inputs if isinstance(t, gs.Constant)} - inputs
     known: set[str] = set(fixed)
     for node in graph.nodes:
-        if node.op not in RANDOM and all(name in known for name in depends(node)):
+        if node.op not in RANDOM and not bodies(node) and all(name in known for name in depends(node)):
             known |= {t.name for t in node.outputs if t.name}
     return known
 
@@ -60,10 +66,7 @@ def constants_of(graph: gs.Graph) -> set[str]:
 def fold_constants(source: Source) -> None:
     """Compute small tensors that depend on no input, shapes of known shape included, in one run of onnxruntime."""
     graph = source.graph
-    for node in graph.nodes:
-        if node.op == "Shape" and is_static(node.inputs[0]) and node.outputs[0].outputs:
-            sizes = np.asarray(node.inputs[0].shape, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
-            replace_tensor(node.outputs[0], gs.Constant(f"{node.outputs[0].name}/value", sizes))
+    fold_sizes(graph.nodes, replace_tensor)
     known = constants_of(graph)
     standard = ("", "ai.onnx", "ai.onnx.ml", None)
     inside = [n for n in graph.nodes if n.domain in standard and all(t.name in known for t in n.outputs if t.name)]
@@ -89,7 +92,7 @@ def fold_constants(source: Source) -> None:
         raise InvalidModel(f"the constant part of the model cannot be computed: {one_line(error)}") from error
     for t, value in zip(wanted, values, strict=True):
         if isinstance(value, np.ndarray):
-            replace_tensor(t, gs.Constant(f"{t.name}/value", value))
+            replace_tensor(t, constant(f"{t.name}/value", value))
     finish(source)
 
 
@@ -99,7 +102,7 @@ def _prune(model: onnx.ModelProto) -> None:
     nodes = []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
-            needed |= set(node.input) | {n for a in node.attribute for b in [a.g] for m in b.node for n in m.input}
+            needed |= {n for a in node.attribute for g in proto_levels(a.g) for m in g.node for n in m.input} | set(node.input)
             nodes.append(node)
     initializers = [t for t in model.graph.initializer if t.name in needed]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
@@ -130,6 +133,7 @@ def widen(source: Source) -> None:
         return
     casts: dict[str, gs.Variable] = {}
     new: list[gs.Node] = []
+    _fence(graph, new)
 
     def cast(t: gs.Tensor) -> gs.Tensor:
         if t.name not in casts:
@@ -138,7 +142,7 @@ def widen(source: Source) -> None:
         return casts[t.name]
 
     inputs = {t.name for t in graph.inputs}
-    for node in list(graph.nodes):
+    for node in [n for n in graph.nodes if not bodies(n)]:
         for i, t in enumerate(node.inputs):
             if _wide(t) and (isinstance(t, gs.Constant) or t.name in inputs):
                 node.inputs[i] = cast(t)
@@ -157,11 +161,33 @@ def widen(source: Source) -> None:
             producer = out.inputs[0]
             producer.outputs[[t is out for t in producer.outputs].index(True)] = inner
             replace_tensor(out, inner)
-            to = out.dtype if isinstance(out.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype))
-            new.append(gs.Node("Cast", f"{out.name}/to_model_type", {"to": int(to)}, [inner], [graph.outputs[i]]))
+            new.append(gs.Node("Cast", f"{out.name}/to_model_type", {"to": _code(out)}, [inner], [graph.outputs[i]]))
     graph.nodes.extend(new)
     source.notes.append("the model computes in another float type than float32; onnxlrp computes it in float32")
     finish(source)
+
+
+def _fence(graph: gs.Graph, new: list[gs.Node]) -> None:
+    """A node with subgraphs keeps its float types: Casts (those back into them in `new`) around it."""
+    made = {t.name for n in graph.nodes for t in n.outputs}
+    back: dict[str, gs.Variable] = {}
+    for node in [n for n in graph.nodes if bodies(n)]:
+        for user in (node, *(n for b in bodies(node) for g in levels(b) for n in g.nodes)):
+            for i, t in enumerate(user.inputs):
+                if _wide(t) and t.name in made:
+                    if t.name not in back:
+                        back[t.name] = gs.Variable(f"{t.name}/for_subgraph", t.dtype, t.shape)
+                        new.append(gs.Node("Cast", f"{t.name}/for_subgraph", {"to": _code(t)}, [t], [back[t.name]]))
+                    user.inputs[i] = back[t.name]
+        for i, t in enumerate(list(node.outputs)):
+            if _wide(t):
+                node.outputs[i] = gs.Variable(f"{t.name}/from_subgraph", t.dtype, t.shape)
+                graph.nodes.append(gs.Node("Cast", f"{t.name}/from_subgraph", {"to": FLOAT}, [node.outputs[i]], [t]))
+
+
+def _code(t: gs.Tensor) -> int:
+    """Number of a tensor's type in the standard."""
+    return int(t.dtype if isinstance(t.dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)))
 
 
 def _wide_dtype(dtype: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from .explanation import Books
+from .explanation import Books, LayerBooks
 from .run import TYPES, Explainer
 
 __all__ = ["Report", "examine", "random_inputs"]
@@ -63,19 +63,34 @@ def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
     findings = [text for b in books for text in b.complaints()]
     if explainer.conserves and not RATIO[0] <= ratio <= RATIO[1]:
         findings.append(f"Σ relevance is {ratio:.3g} times the initial relevance, outside {RATIO[0]} to {RATIO[1]}")
-        findings += [_keeper(b, initial) for b in sorted(books, key=_kept, reverse=True)[:3] if _kept(b) > SHARE * abs(initial)]
+        findings += _absorbed(books, initial) if initial else []
     return Report(books, ratio, tuple(findings), initial)
 
 
-def _kept(b: Any) -> float:
-    value = max(abs(b.bias), abs(b.epsilon), abs(b.dropped))
+CAUSES = {"bias": "its bias", "epsilon": "ε", "dropped": "gates, masks or rules that drop relevance"}
+
+
+def _absorbed(books: Books, initial: float) -> list[str]:
+    """What took the relevance, over all layers, and the layers that took most of it."""
+    totals = {cause: float(np.nansum([getattr(b, cause) for b in books])) / initial for cause in CAUSES}
+    out = [
+        f"of all layers together, {part:.1%} of it goes to {CAUSES[cause].replace('its bias', 'biases')}"
+        for cause, part in totals.items()
+        if abs(part) > SHARE
+    ]
+    first, *others = sorted(books, key=_kept, reverse=True)[:3]
+    return out + [_keeper(b, initial) for b in (first, *(o for o in others if _kept(o) > SHARE * abs(initial)))]
+
+
+def _kept(b: LayerBooks) -> float:
+    value = max(abs(getattr(b, cause)) for cause in CAUSES)
     return value if np.isfinite(value) else np.inf
 
 
-def _keeper(b: Any, initial: float) -> str:
-    parts = {"its bias": b.bias, "ε": b.epsilon, "gates, masks or rules that drop relevance": b.dropped}
-    why, most = max(parts.items(), key=lambda item: abs(item[1]))
-    return f"layer {b.index} '{b.name}' ({b.rule}): {most / initial:.1%} of the initial relevance goes to {why}"
+def _keeper(b: LayerBooks, initial: float) -> str:
+    cause = max(CAUSES, key=lambda c: abs(getattr(b, c)))
+    part = getattr(b, cause) / initial
+    return f"layer {b.index} '{b.name}' ({b.rule}): {part:.1%} of the initial relevance goes to {CAUSES[cause]}"
 
 
 def random_inputs(explainer: Explainer, seed: int = 0) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ class Emit:
     def forward(self, node: gs.Node, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         """Append a node of the model as it is, under its own names; later equal requests get its outputs."""
         variables = [gs.Variable.empty() if t is None else t.var for t in inputs]
-        outputs = [gs.Variable(o.name, o.dtype, o.shape) if o.name else gs.Variable.empty() for o in node.outputs]
+        outputs = [gs.Variable(o.name, o.dtype, o.shape, o.type) if o.name else gs.Variable.empty() for o in node.outputs]
         self.nodes.append(gs.Node(node.op, node.name, dict(node.attrs), variables, outputs, domain=node.domain))
         standard = (node.domain or "") in ("", "ai.onnx")
         span = interval(node.op, node.attrs, inputs) if standard else Interval()
@@ -381,7 +381,7 @@ FOLD: dict[str, Callable[..., Any]] = {
 
 def numpy_type(t: gs.Tensor) -> Any:
     """dtype of a tensor; graphsurgeon names types that numpy has not (bfloat16) by their number in ONNX."""
-    return onnx.helper.tensor_dtype_to_np_dtype(t.dtype) if isinstance(t.dtype, int) else t.dtype or np.float32
+    return onnx.helper.tensor_dtype_to_np_dtype(t.dtype) if t.dtype and isinstance(t.dtype, int) else t.dtype or np.float32
 
 
 def _spell(value: np.ndarray) -> str:

@@ -27,10 +27,10 @@ LOOK_THROUGH = frozenset("Transpose Reshape Cast Squeeze Unsqueeze Identity Flat
 def scaled_inputs(graph: gs.Graph, names: Collection[str]) -> set[str]:
     """Tensors that are an explained graph input shifted and scaled by constants (INPUT SCALING), the inputs included."""
     fixed = constants_of(graph)
-    scaled = {t.name for t in graph.inputs} & set(names)
+    scaled = {*(t.name for t in graph.inputs), *cast_inputs(graph)} & set(names)
     for node in graph.nodes:
         hits = [i for i, t in enumerate(node.inputs) if t.name in scaled]
-        if node.op in LOOK_THROUGH and hits == [0]:
+        if (node.op in LOOK_THROUGH and hits == [0]) or (hits and _table_move(node, scaled, fixed)):
             scaled.add(node.outputs[0].name)
         elif node.op in ("Add", "Sub", "Mul", "Div") and len(hits) == 1:
             other = node.inputs[1 - hits[0]]
@@ -43,15 +43,35 @@ def scaled_inputs(graph: gs.Graph, names: Collection[str]) -> set[str]:
     return scaled
 
 
+def _table_move(node: gs.Node, scaled: Collection[str], fixed: Collection[str]) -> bool:
+    """Whether a node picks or joins columns of a table (N,C), or puts a constant where one of its values is missing."""
+    if node.outputs[0].shape is None or len(node.outputs[0].shape) != 2:
+        return False
+    if node.op == "Concat":
+        return all(t.name in scaled or t.name in fixed or not t.inputs for t in node.inputs)
+    if node.op == "Gather":
+        return node.inputs[0].name in scaled and node.inputs[1].name in fixed
+    if node.op != "Where" or not node.inputs[0].inputs or node.inputs[1].name not in fixed:
+        return False
+    test = node.inputs[0].inputs[0]
+    return test.op in ("IsNaN", "Equal") and test.inputs[0] is node.inputs[2]
+
+
 # nothing flows through these: shapes, comparisons, logic, integers, random numbers
 INERT = frozenset(
     (
         "Shape Size ArgMax ArgMin Equal Greater GreaterOrEqual Less LessOrEqual Not And Or Xor BitShift "
         "BitwiseAnd BitwiseOr BitwiseNot BitwiseXor NonZero IsNaN IsInf RandomNormal RandomNormalLike "
         "RandomUniform RandomUniformLike Multinomial Bernoulli Constant ConstantOfShape Range EyeLike OneHot "
-        "Sign Floor Ceil Round Unique NonMaxSuppression"
+        "Sign Floor Ceil Round Unique NonMaxSuppression Hardmax BitCast SequenceLength OptionalHasElement "
+        "QuantizeLinear DynamicQuantizeLinear "
+        "HannWindow HammingWindow BlackmanWindow MelWeightMatrix ImageDecoder TfIdfVectorizer "
+        "StringNormalizer StringConcat StringSplit RegexFullMatch "
+        "Binarizer CastMap CategoryMapper DictVectorizer LabelEncoder OneHotEncoder ZipMap"  # of domain ai.onnx.ml
     ).split()
 )
+# inputs that carry relevance, where the others only say from where: sampling grids, regions of interest
+CARRIERS = {"GridSample": (0,), "RoiAlign": (0,), "MaxRoiPool": (0,)}
 INDEX_MOVES = frozenset(
     ("Cast Identity Reshape Squeeze Unsqueeze Flatten Slice Split Gather Concat Transpose Expand Tile Add Sub").split()
 )
@@ -66,7 +86,7 @@ class Facts:
 
     path: units that carry relevance, in order. active: tensors on it, which the explained ones reach through float operators.
     needed: those of them that lead to the head.
-    scaled: see scaled_inputs. batch: axis that the model's batch axis has become, per tensor.
+    scaled: see scaled_inputs. batch: axis that the model's batch axis has become, per tensor. notes: for the plan.
     """
 
     explained: tuple[str, ...]
@@ -75,6 +95,7 @@ class Facts:
     needed: frozenset[str]
     scaled: frozenset[str]
     batch: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence[str] | None) -> Facts:
@@ -94,14 +115,16 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
     if not explained or (explain is not None and len(explained) < len(candidates)):
         lost = [c for c in candidates if c not in explained]
         names = ", ".join(f"'{n}'" for n in lost) or "any float input or embedding"
+        casts = [c for c in cast_inputs(graph) if head in reach(units, [c])]
+        hint = f", such as '{casts[0]}', the integer input as a float" if casts and explain is None else ""
         raise UnsupportedOp(
             f"output '{head}' does not depend on {names} through operators that carry relevance{dead_end(units, lost, head)}; "
-            "name another output (output=) or another tensor to explain (explain=)"
+            f"name another output (output=) or another tensor to explain (explain=){hint}"
         )
     active = reach(units, explained)
     needed, path = {head}, []
     for unit in reversed(units):
-        used = active.intersection(depends(unit))
+        used = active.intersection(carriers(unit))
         outs = {t.name for t in unit.outputs if t.name in active}
         if used and outs & needed and not outs <= set(explained):
             path.append(unit)
@@ -120,7 +143,15 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
         frozenset(active & needed),
         frozenset(scaled_inputs(graph, explained)),
         batch_axes(graph, explained),
+        signals(units, path, explained),
     )
+
+
+def cast_inputs(graph: gs.Graph) -> list[str]:
+    """Integer graph inputs as the floats that they are cast to."""
+    integers = {t.name for t in graph.inputs if not is_float(t)}
+    casts = [n for n in graph.nodes if n.op == "Cast" and n.inputs[0].name in integers]
+    return [n.outputs[0].name for n in casts if is_float(n.outputs[0])]
 
 
 def dead_end(units: Sequence[Unit], names: Sequence[str], head: str) -> str:
@@ -130,9 +161,30 @@ def dead_end(units: Sequence[Unit], names: Sequence[str], head: str) -> str:
     for unit in reversed(units):
         if any(t.name in leads for t in unit.outputs):
             leads |= set(depends(unit))
-            if any(n in active for n in depends(unit)) and not any(t.name in active for t in unit.outputs):
+            if any(n in active for n in depends(unit)) and not any(t.name in active and t.name in leads for t in unit.outputs):
                 end = unit
     return f": it ends at node '{end.name}' ({end.op})" if end is not None else ""
+
+
+def carriers(unit: Unit) -> list[str]:
+    """Names of what a unit depends on and can send relevance to."""
+    only = CARRIERS.get(unit.op)
+    return list(depends(unit)) if only is None else [unit.inputs[i].name for i in only]
+
+
+def signals(units: Sequence[Unit], path: Sequence[Unit], explained: Sequence[str]) -> tuple[str, ...]:
+    """What to tell of units that look where the explained tensors say."""
+    looking = [u for u in reversed(path) if u.op in CARRIERS]
+    touched = set(explained)
+    for unit in units if looking else ():
+        if any(name in touched for name in depends(unit)):
+            touched |= {t.name for t in unit.outputs}
+    return tuple(
+        f"node '{u.name}' ({u.op}) looks where '{t.name}' says, which depends on the input: nothing goes back that way"
+        for u in looking
+        for i, t in enumerate(u.inputs)
+        if t.name in touched and i not in CARRIERS[u.op]
+    )
 
 
 def is_float(t: gs.Tensor) -> bool:
@@ -146,7 +198,7 @@ def reach(units: Sequence[Unit], names: Sequence[str]) -> set[str]:
     """Tensors that these reach through operators that carry relevance."""
     active = set(names)
     for unit in units:
-        if unit.op not in INERT and any(name in active for name in depends(unit)):
+        if unit.op not in INERT and any(name in active for name in carriers(unit)):
             active |= {t.name for t in unit.outputs if t.name and is_float(t)}
     return active
 
@@ -229,8 +281,10 @@ def _batch_after(node: gs.Node, x: gs.Tensor, axis: int, y: gs.Tensor) -> int | 
             return None
         vector = any(len(t.shape) == 1 for t in node.inputs)
         return axis - (axis > summed) if vector else axis + grown
-    if node.op in ("Shape", "Size", "GatherND", "OneHot", "NonZero"):
+    if node.op in ("Shape", "Size", "GatherND", "OneHot", "NonZero", "RoiAlign", "MaxRoiPool"):
         return None
+    if node.op == "Col2Im":
+        return 0 if axis == 0 else None
     if node.op == "Gather":
         at, size = int(node.attrs.get("axis", 0)) % rank, len(node.inputs[1].shape or ())
         from_data = node.inputs[0].name == x.name and axis != at and node.inputs[1].shape is not None

@@ -16,16 +16,19 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import inliner, shape_inference, version_converter
+from onnx import inliner
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from .dialect import claim_norms, widen_codes
 from .errors import InputError, InvalidModel, UnsupportedOp
-from .order import sort_proto
-from .weights import check_files, fill, skeleton, weights_size, with_weights, write_apart
+from .inference import infer_shapes
+from .opsets import spell_one_sided, to_opset, write_out_ceil_mode
+from .order import levels, proto_levels, sort_proto
+from .validity import check_inference, check_names, check_version, one_line
+from .weights import check_files, densify, fill, keep_texts, skeleton, weights_size, with_weights, write_apart
 
-__all__ = ["OPSET", "Source", "infer_shapes", "load", "over_limit", "read", "read_whole", "save", "scope_of", "to_proto"]
+__all__ = ["Source", "load", "over_limit", "read", "read_whole", "save", "scope_of", "to_proto"]
 
-OPSET = 18
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what matters is raised; a library prints nothing
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -43,6 +46,7 @@ class Source:
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)  # of inputs and outputs that are sequences, maps, ...
+    kept: dict[str, str] = field(default_factory=dict)  # If, Loop, Scan that were not written out, and why
 
     def scope(self, node: Any) -> str:
         """Module path that torch's newer exporter recorded for a node, or an empty string."""
@@ -123,10 +127,13 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     whole, folder = read(source)
     if any(p.key == "onnxlrp.version" for p in whole.metadata_props):
         raise InvalidModel("the model was compiled by onnxlrp already: explain it as it is, or compile the original again")
+    check_version(whole)
+    whole = widen_codes(whole, folder)
     model = skeleton(whole)
     if folder:
         _load_external(model, folder)
-    for node in model.graph.node:
+    densify(model)
+    for node in (n for g in proto_levels(model.graph) for n in g.node):
         if node.domain == "com.microsoft.nchwc":
             raise UnsupportedOp(
                 f"node '{node.name}' ({node.op_type}): the file was optimised by onnxruntime at level ALL for one processor; "
@@ -135,16 +142,22 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     if model.functions:
         model = inliner.inline_local_functions(model)
     _one_domain(model.graph)
-    for opset in model.opset_import:
-        opset.domain = "" if opset.domain == "ai.onnx" else opset.domain
+    _one_import_each(model)
+    claim_norms(model)
     if input_shapes:
         _set_input_shapes(model, input_shapes, {t.name for t in whole.graph.initializer})
     _drop_initializer_inputs(model)
-    sort_proto(model.graph)
-    metadata = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in model.graph.node if n.output}
-    model = _to_opset(model)
-    for node in model.graph.node:
-        _write_out_ceil_mode(node)
+    check_names(model)
+    for body in proto_levels(model.graph):
+        sort_proto(body)
+    check_inference(model)
+    nodes = [n for g in proto_levels(model.graph) for n in g.node if n.output]
+    metadata = {n.output[0]: {p.key: p.value for p in n.metadata_props} for n in reversed(nodes)}
+    for body in proto_levels(model.graph):
+        spell_one_sided(body)
+    model = to_opset(model)
+    for body in proto_levels(model.graph):
+        write_out_ceil_mode(body)
     model = infer_shapes(model)
     try:
         onnx.checker.check_model(model)
@@ -158,8 +171,13 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
         node.name = node.name or f"{node.op}_{index}"
     _unique_node_names(graph)
     _compute_constant_outputs(graph)
+    keep_texts(graph)
     faces = (*model.graph.input, *model.graph.output)
-    return Source(graph, metadata, types={f.name: f.type for f in faces if not f.type.HasField("tensor_type")})
+    types = {f.name: f.type for f in faces if f.type.WhichOneof("value") not in ("tensor_type", None)}
+    for t in (t for g in levels(graph) for n in (g, *g.nodes) for t in (*n.inputs, *n.outputs)):
+        if t.name in types or getattr(t, "type", "") == "optional_type":  # graphsurgeon cannot write these
+            t.type, t.dtype, t.shape = "tensor_type", np.dtype(object) if t.name in types else None, None
+    return Source(graph, metadata, types=types)
 
 
 def _load_external(model: onnx.ModelProto, folder: str) -> None:
@@ -177,6 +195,16 @@ def _one_domain(graph: onnx.GraphProto) -> None:
         for attribute in node.attribute:
             for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
                 _one_domain(body)
+
+
+def _one_import_each(model: onnx.ModelProto) -> None:
+    """Of several imports of a domain, which scikit-learn's converter writes, the newest."""
+    newest: dict[str, int] = {}
+    for opset in model.opset_import:
+        domain = "" if opset.domain == "ai.onnx" else opset.domain
+        newest[domain] = max(opset.version, newest.get(domain, 0))
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in newest.items())
 
 
 def _compute_constant_outputs(graph: gs.Graph) -> None:
@@ -210,100 +238,6 @@ def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, 8)
-
-
-def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Up with the converter, down by lowering the declared opset (the converter does not go down)."""
-    versions = {("" if o.domain == "ai.onnx" else o.domain): o for o in model.opset_import}
-    opset = versions.get("")
-    if opset is None:
-        model.opset_import.add(domain="", version=OPSET)
-        return model
-    if opset.version < OPSET:
-        try:
-            converted = version_converter.convert_version(model, OPSET)
-        except Exception as error:
-            text = f"opset {opset.version} could not be brought to opset {OPSET}: {one_line(error)}"
-            raise InvalidModel(text) from error
-        if opset.version < 11:
-            _old_resize(converted.graph)
-        return converted
-    if opset.version > OPSET:
-        model = infer_shapes(model)  # while newer operators are still known
-        opset = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        opset.version = OPSET
-        for node in model.graph.node:
-            _lower(node)
-    return model
-
-
-def _old_resize(graph: onnx.GraphProto) -> None:
-    """Upsample, and Resize before opset 11, read position i / scale; the converter forgets to say so."""
-    for node in graph.node:
-        known = {a.name for a in node.attribute}
-        for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
-            if node.op_type == "Resize" and name not in known:
-                node.attribute.append(onnx.helper.make_attribute(name, value))
-
-
-def _write_out_ceil_mode(node: onnx.NodeProto) -> None:
-    """ceil_mode=1 with padding p at the end is ceil_mode=0 with min(p + stride - 1, kernel - 1), where padding counts nothing.
-
-    Shape inference counts windows that would start behind the last value; the standard and the runtime leave them out.
-    """
-    attrs = {a.name: a for a in node.attribute}
-    values = {name: onnx.helper.get_attribute_value(a) for name, a in attrs.items()}
-    if node.op_type not in ("MaxPool", "AveragePool") or not values.get("ceil_mode") or values.get("count_include_pad"):
-        return
-    if values.get("auto_pad", b"NOTSET") != b"NOTSET" or any(d != 1 for d in values.get("dilations", [])):
-        return
-    kernel = values["kernel_shape"]
-    n = len(kernel)
-    pads, strides = values.get("pads", [0] * 2 * n), values.get("strides", [1] * n)
-    ends = [min(p + s - 1, k - 1) for p, s, k in zip(pads[n:], strides, kernel, strict=True)]
-    for name in {"ceil_mode", "pads"} & attrs.keys():
-        node.attribute.remove(attrs[name])
-    node.attribute.append(onnx.helper.make_attribute("pads", [*pads[:n], *ends]))
-
-
-def _lower(node: onnx.NodeProto) -> None:
-    """Drop attributes that opset 18 does not know where they hold a value that changes nothing there."""
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, ""):
-        return
-    try:
-        known = onnx.defs.get_schema(node.op_type, OPSET).attributes
-    except onnx.defs.SchemaError:
-        return  # newer operator: expanded or refused by name later
-    for attribute in [a for a in node.attribute if a.name not in known]:
-        harmless = {"saturate": True, "keep_aspect_ratio_policy": attribute.s == b"stretch"}
-        one = attribute.name == "dilations" and all(d == 1 for d in attribute.ints)
-        if not (harmless.get(attribute.name) or one or node.op_type == "Cast"):
-            raise UnsupportedOp(
-                f"node '{node.name}' ({node.op_type}): attribute {attribute.name} does not exist in opset {OPSET}"
-            )
-        node.attribute.remove(attribute)
-
-
-def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Shapes of all tensors where inference knows them; a failure is no error (runs need no shapes, readings ask for ranks).
-
-    The result is a skeleton. What the file records is used only where inference finds nothing: some exporters are wrong.
-    """
-    recorded = {v.name: v for v in model.graph.value_info}
-    bare = skeleton(model)
-    del bare.graph.value_info[:]
-    try:
-        bare = shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:
-        return skeleton(model)
-    known = {v.name for v in bare.graph.value_info}
-    bare.graph.value_info.extend(v for name, v in recorded.items() if name not in known)
-    return bare
-
-
-def one_line(error: Exception) -> str:
-    """First line of a foreign error message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _unique_node_names(graph: gs.Graph) -> None:

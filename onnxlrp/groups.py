@@ -12,8 +12,9 @@ import onnx_graphsurgeon as gs
 from .constants import constants_of, only_user, producer
 from .facts import scaled_inputs
 from .folds import mul_add, varies
+from .integer_kernels import MEAN, SNAP, ordered_mean
 from .norm_patterns import group_norm, spelled_norm
-from .normalize import FAKE_QUANT
+from .quantization import FAKE_QUANT
 
 __all__ = ["Group", "Unit", "units"]
 
@@ -33,7 +34,7 @@ class Group:
     @property
     def elementwise(self) -> bool:
         """Whether its derivative is that of its members, node by node."""
-        return self.op in (*GATES.values(), "RMSNormalization")
+        return self.op in (*GATES.values(), "Sigmoid", "RMSNormalization")
 
 
 class Unit(Protocol):
@@ -47,13 +48,17 @@ class Unit(Protocol):
     domain: str | None
 
 
-def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
-    """The model as what is explained: its nodes, with groups in the place of their last member."""
+def units(graph: gs.Graph, kept: Collection[str], canonize: bool = True) -> list[Unit]:
+    """The model as what is explained: its nodes, with groups in the place of their last member.
+
+    canonize=False leaves out the groups of what the model spells; those of what was written out here stay.
+    """
     fixed, scaled = constants_of(graph), scaled_inputs(graph, {t.name for t in graph.inputs})
     order = {id(n): i for i, n in enumerate(graph.nodes)}
     sinks: dict[int, Group] = {}
     members: set[int] = set()
-    for find in (quantize, norm, gate, biased_matmul, affine):
+    spelled = (norm, gate, sigmoid, biased_matmul, affine) if canonize else ()
+    for find in (quantize, mean, on_grid, *spelled):
         for node in graph.nodes:
             if id(node) in members:
                 continue
@@ -73,7 +78,9 @@ def units(graph: gs.Graph, kept: Collection[str]) -> list[Unit]:
 
 
 ELEMENTWISE = frozenset(
-    ("Add Sub Mul Div Erf Tanh Sigmoid HardSigmoid Softplus Exp Log Clip Relu Pow Sqrt Reciprocal Neg Min Max Identity").split()
+    (
+        "Add Sub Sum Mul Div Erf Tanh Sigmoid HardSigmoid Softplus Exp Log Clip Relu Pow Sqrt Reciprocal Neg Min Max Identity"
+    ).split()
 )
 GATES = {"Erf": "Gelu", "Softplus": "Mish", "Log": "Mish", "Tanh": "Gelu", "Sigmoid": "Swish", "HardSigmoid": "HardSwish",
          "Clip": "HardSwish", "Relu": "HardSwish", "Min": "HardSwish", "Exp": "Swish"}  # fmt: skip
@@ -107,6 +114,32 @@ def _scalar(t: gs.Tensor) -> bool:
     return t.shape is not None and int(np.prod([d if isinstance(d, int) else 2 for d in t.shape])) == 1
 
 
+def spelled_sigmoid(node: gs.Node) -> tuple[gs.Tensor, list[gs.Node]] | None:
+    """(t, nodes) when the node is 1 / (1 + exp(t)), which is Sigmoid(−t)."""
+    below = producer(node.inputs[-1]) if node.op == "Reciprocal" or (node.op == "Div" and _one(node.inputs[0])) else None
+    if below is None or below.op != "Add":
+        return None
+    for i in (0, 1):
+        exponential = producer(below.inputs[1 - i])
+        if _one(below.inputs[i]) and exponential is not None and exponential.op == "Exp":
+            return exponential.inputs[0], [node, below, exponential]
+    return None
+
+
+def _one(t: gs.Tensor) -> bool:
+    return isinstance(t, gs.Constant) and t.values.size == 1 and bool(np.all(t.values == 1))
+
+
+def sigmoid(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """1 / (1 + exp(t)) as one activation of t."""
+    found = spelled_sigmoid(node)
+    if found is None or found[0].name in fixed:
+        return None
+    t, members = found
+    inside = all(only_user(m.outputs[0], kept) is not None for m in members[1:])
+    return Group("Sigmoid", node.name, [t], list(node.outputs), members) if inside else None
+
+
 def norm(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
     """Layer, group and root mean square norms however they are spelled (norm_patterns.py)."""
     found = spelled_norm(node, kept, fixed) or group_norm(node, kept, fixed)
@@ -115,6 +148,22 @@ def norm(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: di
     op, inputs, outputs, members, attrs = found
     members = sorted({id(m): m for m in members}.values(), key=lambda m: -order[id(m)])
     return Group(op, node.name, inputs, outputs, members, attrs)
+
+
+def on_grid(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """A layer whose results integer_kernels.py rounds to what integers can give; the bias of a MatMul may follow."""
+    if not node.name.endswith(SNAP):
+        return None
+    members, y = [node], node.outputs[0]
+    while members[-1].name.startswith(node.name):
+        members.append(producer(members[-1].inputs[0]))
+    layer = members[-1]
+    add = only_user(y, kept) if layer.op == "MatMul" and y.shape is not None else None
+    if add is not None and add.op == "Add":
+        bias = add.inputs[1 if add.inputs[0] is y else 0]
+        if bias.name in fixed and varies(bias, y, len(y.shape) - 1):
+            return Group("MatMul", layer.name, [*layer.inputs, bias], list(add.outputs), [add, *members])
+    return Group(layer.op, layer.name, list(layer.inputs), list(node.outputs), members, dict(layer.attrs))
 
 
 def biased_matmul(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
@@ -143,12 +192,19 @@ def affine(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: 
 
 
 def quantize(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
-    """What normalize.py makes of QuantizeLinear and DequantizeLinear: x/s, round, +z, clip, -z, ·s is x up to rounding."""
+    """What quantization.py makes of QuantizeLinear and DequantizeLinear is x up to rounding, whatever its scale depends on."""
     if not node.name.endswith(FAKE_QUANT) or node.op != "Mul":
         return None
-    members, t = [node], node.inputs[0]
-    while t.inputs[0].op != "Div":
-        members.append(t.inputs[0])
-        t = t.inputs[0].inputs[0]
-    members.append(t.inputs[0])
-    return Group("QuantizeDequantize", node.name, [t.inputs[0].inputs[0]], list(node.outputs), members)
+    members = [node]
+    while (before := producer(members[-1].inputs[0])) is not None and before.name.startswith(f"{node.name}/"):
+        members.append(before)
+    x = members[-1].inputs[0]
+    if members[-1].op == "Cast":  # of codes, whose scale depends on the range of x
+        x = x.inputs[0].inputs[0]
+    return Group("QuantizeDequantize", node.name, [x], list(node.outputs), members)
+
+
+def mean(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """An AveragePool that integer_kernels.py wrote as a sum of slices."""
+    found = ordered_mean(node)
+    return found and Group("AveragePool", node.name.removesuffix(MEAN), [found[0]], list(node.outputs), found[1], found[2])

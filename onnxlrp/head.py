@@ -13,16 +13,20 @@ import onnx_graphsurgeon as gs
 from .constants import constants_of, producer
 from .emit import Emit
 from .errors import CompositeError, UnsupportedOp
+from .expansions.ml import unread
 from .facts import is_float
+from .groups import quantize, spelled_sigmoid
 from .tensor import Tensor, where
 
 __all__ = ["Head", "find_head", "initial_relevance"]
 
 SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
-LABELS = ("ArgMax", "ZipMap")
+LABELS = ("ArgMax", "ZipMap", "QuantizeLinear")  # what makes labels or codes of scores
 AXES = {"Softmax": -1, "LogSoftmax": -1, "ArgMax": 0}  # operators that say where the classes lie, and their default
-TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout")
+TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "LabelEncoder")
 PICKS = ("ArrayFeatureExtractor", "Gather")
+SPELLED = ("Concat", "Reciprocal", "Div")  # what a Sigmoid may be spelled with, or its outputs put together
+COPIES = ("Slice", "Gather", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity")
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,14 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
         hint = f"did you mean '{near_name[0]}'?" if near_name else f"the model has {', '.join(names)}"
         raise CompositeError(f"output: no output is called '{output}'; {hint}")
     t, stripped = _strip(graph, tensors[output])
+    node = producer(t)
+    _refuse_unread(t)
     if not is_float(t):
         raise UnsupportedOp(
-            f"output '{output}' is {t.dtype}, and no scores were found behind node '{t.inputs[0].name}' ({t.inputs[0].op}); "
+            f"output '{output}' is {tensors[output].dtype}, and no scores were found behind node '{node.name}' ({node.op}); "
             f"name another output (output=): {', '.join(names)}"
         )
     if t.shape is None:
-        node = t.inputs[0]
         raise UnsupportedOp(f"output '{output}' of node '{node.name}' ({node.op}) has an unknown rank; input_shapes= may help")
     rank = len(t.shape)
     if class_axis is not None:
@@ -72,11 +77,26 @@ def find_head(graph: gs.Graph, output: str | None, class_axis: int | None) -> He
     return Head(t.name, output, rank, axis, why, stripped)
 
 
+def _refuse_unread(t: gs.Tensor) -> None:
+    """Raises UnsupportedOp where the operator that writes t, or one that leaves its rank unknown, has no reading."""
+    found, waiting = None, [t]
+    for x in waiting:
+        node = producer(x)
+        if node is not None and (because := unread(node)) is not None:
+            found = f"node '{node.name}': operator {node.domain}::{node.op} has no reading, {because}"
+        if node is not None and x.shape is None:
+            names = {y.name for y in waiting}
+            waiting += [y for y in node.inputs if y.shape is None and y.name not in names]
+    if found is not None:  # the first one on the way from the input
+        raise UnsupportedOp(found)
+
+
 def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]:
     """The logits behind an output; the output itself when there is nothing to strip."""
     best, t, fixed = out, out, constants_of(graph)
     stripped: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
+    shares = False
     while t.inputs:
         node = t.inputs[0]
         if node.op in SQUASHING or node.op in LABELS:
@@ -85,14 +105,21 @@ def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]
             best, stripped = t, seen
             if node.op in SQUASHING:
                 break
+        elif (parts := _normalised(node)) is not None:
+            t, seen, shares = parts, (*seen, node.op), True
+        elif node.op == "Exp" and (scores := _exponent(node.inputs[0], shares)) is not None:
+            best, stripped = scores, (*seen, "Softmax")
+            break
         elif node.op in PICKS:
             if node.inputs[0].name not in fixed:
                 break  # values of the network, not a list of labels
             t = node.inputs[1]  # a label picked by its index: follow the index
         elif node.op in TRANSPARENT:
             t = node.inputs[0]
-        elif (logit := _binary(node)) is not None:
-            return _two_logits(graph, node, logit), (*seen, "Sigmoid")
+        elif (steps := quantize(node, (), (), {})) is not None:
+            t = steps.inputs[0]
+        elif (logits := _logits(graph, t, {}) if node.op in SPELLED else None) is not None:
+            return logits, (*seen, "Sigmoid")
         else:
             break
     cast = producer(best)
@@ -101,26 +128,69 @@ def _strip(graph: gs.Graph, out: gs.Tensor) -> tuple[gs.Tensor, tuple[str, ...]]
     return best, stripped
 
 
-def _binary(node: gs.Node) -> gs.Tensor | None:
-    """z when the node is Concat(1 - p, p) with p = Sigmoid(z)."""
-    if node.op != "Concat" or len(node.inputs) != 2:
+def _normalised(node: gs.Node) -> gs.Tensor | None:
+    """p where the node is p / Σ p, which changes the scale of a row only; what guards against Σ p = 0 is looked through."""
+    if node.op == "LpNormalization":
+        return node.inputs[0] if int(node.attrs.get("p", 2)) == 1 else None
+    if node.op != "Div":
         return None
-    no, yes = node.inputs
-    minus, sigmoid = producer(no), producer(yes)
-    if minus is None or sigmoid is None or minus.op != "Sub" or sigmoid.op != "Sigmoid" or minus.inputs[1] is not yes:
-        return None
-    one = minus.inputs[0]
-    return sigmoid.inputs[0] if isinstance(one, gs.Constant) and np.all(one.values == 1) else None
+    guarded = producer(node.inputs[0])
+    parts = [node.inputs[0]]
+    if guarded is not None and guarded.op == "Add" and any(_is_flag(t) for t in guarded.inputs):
+        parts += [t for t in guarded.inputs if not _is_flag(t)]
+    summed = _summed(node.inputs[1], 3)
+    return next((p for p in parts if p.name in summed), None)
 
 
-def _two_logits(graph: gs.Graph, concat: gs.Node, z: gs.Tensor) -> gs.Tensor:
-    """Concat(-z, z): the logits that a binary head stands for."""
-    base, shape = f"{concat.name}/logits", concat.outputs[0].shape
-    minus = gs.Variable(f"{base}/minus", np.float32, z.shape)
-    logits = gs.Variable(base, np.float32, shape)
-    graph.nodes.append(gs.Node("Neg", f"{base}/minus", {}, [z], [minus]))
-    graph.nodes.append(gs.Node("Concat", base, {"axis": concat.attrs["axis"]}, [minus, z], [logits]))
-    return logits
+def _exponent(t: gs.Tensor, shares: bool) -> gs.Tensor | None:
+    """z where exp(t) is Softmax(z): t is z − log Σ exp z; or z or z − max z, when the exponentials are divided by their sum."""
+    sub = producer(t)
+    if sub is not None and sub.op == "Sub":
+        z, over = sub.inputs[0], sub.inputs[1]
+        while (node := producer(over)) is not None and node.op in TRANSPARENT:
+            over = node.inputs[0]
+        if node is not None and node.inputs[0] is z and (node.op == "ReduceLogSumExp" or (shares and node.op == "ReduceMax")):
+            return z
+    return t if shares else None
+
+
+def _is_flag(t: gs.Tensor) -> bool:
+    cast = producer(t)
+    return cast is not None and cast.op == "Cast" and cast.inputs[0].dtype == bool
+
+
+def _summed(t: gs.Tensor, depth: int) -> set[str]:
+    """Tensors whose sum t is, up to what is added where the sum is 0."""
+    node = producer(t)
+    if node is None or not depth:
+        return set()
+    if node.op in ("ReduceSum", "ReduceL1"):
+        return {node.inputs[0].name}
+    return {name for x in node.inputs for name in _summed(x, depth - 1)} if node.op in ("Add", "Max", "Where") else set()
+
+
+def _logits(graph: gs.Graph, t: gs.Tensor, done: dict[str, gs.Tensor]) -> gs.Tensor | None:
+    """z where t is Sigmoid(z) seen through copies of it and 1 − p: Concat(1 − p, p) is that of (−z, z)."""
+    node = producer(t)
+    if node is None or t.name in done:
+        return done.get(t.name)
+    inputs: list[gs.Tensor | None] = []
+    if node.op == "Sigmoid":
+        return node.inputs[0]
+    if (spelled := spelled_sigmoid(node)) is not None:
+        op, inputs = "Neg", [spelled[0]]
+    elif node.op == "Sub" and isinstance(node.inputs[0], gs.Constant) and np.all(node.inputs[0].values == 1):
+        op, inputs = "Neg", [_logits(graph, node.inputs[1], done)]
+    elif node.op == "Concat":
+        op, inputs = "Concat", [_logits(graph, x, done) for x in node.inputs]
+    elif node.op in COPIES:
+        op, inputs = node.op, [_logits(graph, node.inputs[0], done), *node.inputs[1:]]
+    if not inputs or any(x is None for x in inputs):
+        return None
+    name = f"{node.name}/logits"
+    done[t.name] = gs.Variable(name, np.float32, t.shape)
+    graph.nodes.append(gs.Node(op, name, {} if op == "Neg" else dict(node.attrs), inputs, [done[t.name]]))
+    return done[t.name]
 
 
 def initial_relevance(

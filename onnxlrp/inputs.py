@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import InputError
-from .graph import one_line
+from .validity import one_line
 
 __all__ = ["Preprocessing", "read_input"]
 

@@ -141,7 +141,9 @@ class Reading:
 
     xs: inputs that receive relevance, sent to the tensors named `to`. maps: linear readings (two for a product).
     passed: relevance unchanged, laid out as the inputs. vjp: the plain vector-Jacobian product.
-    average, ties: what a maximum can also be read as.
+    average, ties: what a maximum can also be read as. taylor: the expansion of a softmax.
+    signals: per x, whether it is a gate (comes out of a Sigmoid, HardSigmoid or Softmax).
+    inner: (bias transform, stab, absorbed, *r) -> relevance of xs, for a node with linear maps inside (a recurrent one).
     """
 
     kind: Kind
@@ -153,6 +155,9 @@ class Reading:
     vjp: Moves | None = None
     average: LinearMap | None = None
     ties: Moves | None = None
+    taylor: Moves | None = None
+    signals: tuple[bool, ...] = ()
+    inner: Callable[..., tuple[Tensor, ...]] | None = None
 
     def derivative(self, *r: Tensor) -> tuple[Tensor, ...] | None:
         """Jᵀ r, from vjp or from the linear maps; None when the reading knows neither."""

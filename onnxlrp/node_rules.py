@@ -11,8 +11,8 @@ from .rules import Epsilon, Rule, option
 from .tensor import Tensor, where
 
 __all__ = [
-    "Average", "BetaSmooth", "DeconvNet", "Gradient", "GuidedBackprop", "Pass", "Stop", "TieSplit", "Uniform",
-    "WinnerTakesAll",
+    "Average", "BetaSmooth", "DeconvNet", "Gradient", "GuidedBackprop", "Pass", "SignalTakesAll", "SoftmaxTaylor", "Stop",
+    "TieSplit", "Uniform", "ValueOnly", "WinnerTakesAll",
 ]  # fmt: skip
 
 
@@ -107,12 +107,52 @@ class Uniform(Rule):
     epsilon: float = option(1e-6)
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.PRODUCT})
 
+    def carriers(self, node: Reading) -> list[int]:
+        """Positions of the operands that share the relevance."""
+        return list(range(len(node.xs)))
+
     def backward(self, node: Reading, r: tuple[Tensor, ...], absorbed: Absorbed) -> tuple[Tensor, ...]:
-        part = 1.0 / len(node.xs)
-        if node.passed is not None:
-            return tuple(part * x for x in node.passed(*r))
+        out = [x.emit.zero for x in node.xs]
+        carriers = self.carriers(node)
+        part = 1.0 / len(carriers)
         share = (Share((Term(same, same),), coef=part),)
-        return tuple(propagate(m, share, r[0], self.modify_denominator, absorbed)[0] for m in node.maps)
+        passed = node.passed(*r) if node.passed is not None else ()
+        for i in carriers:
+            whole = passed[i] if passed else propagate(node.maps[i], share, r[0], self.modify_denominator, absorbed)[0]
+            out[i] = part * whole if passed and part != 1 else whole
+        return tuple(out)
+
+
+@dataclass(frozen=True, repr=False)
+class SignalTakesAll(Uniform):
+    """The operand that comes out of a Sigmoid, HardSigmoid or Softmax is a gate and gets nothing.   Arras et al. 2017.
+
+    Where none or all of the operands are gates: Uniform.
+    """
+
+    def carriers(self, node: Reading) -> list[int]:
+        found = [i for i, gate in enumerate(node.signals) if not gate]
+        return found or super().carriers(node)
+
+
+@dataclass(frozen=True, repr=False)
+class ValueOnly(Uniform):
+    """The last operand gets everything: the value in attention · value."""
+
+    def carriers(self, node: Reading) -> list[int]:
+        return [len(node.xs) - 1]
+
+
+@dataclass(frozen=True, repr=False)
+class SoftmaxTaylor(Rule):
+    """R_x = x ⊙ (R − y Σ R).   Achtibat et al. 2024 (AttnLRP), Prop. 3.1. The one default that does not conserve Σ R."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.SOFTMAX})
+
+    def backward(self, node: Reading, r: tuple[Tensor, ...], absorbed: Absorbed) -> tuple[Tensor, ...]:
+        if node.taylor is None:
+            raise self.mismatch(node)
+        return node.taylor(*r)
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +186,8 @@ class BetaSmooth(DeconvNet):
 
 DEFAULTS: dict[Kind, Rule] = {
     Kind.WEIGHTED: Epsilon(), Kind.LINEAR: Epsilon(), Kind.SUM: Epsilon(), Kind.NORM: Epsilon(),
-    Kind.REDUCE: Epsilon(), Kind.SELECT: WinnerTakesAll(), Kind.PRODUCT: Uniform(),
+    Kind.REDUCE: Epsilon(), Kind.RECURRENT: Epsilon(), Kind.SELECT: WinnerTakesAll(), Kind.PRODUCT: Uniform(),
+    Kind.SOFTMAX: SoftmaxTaylor(),
 }  # fmt: skip
 
 

@@ -6,21 +6,23 @@ What only needs another *reading* (GELU spelled out, MatMul + bias) is grouped i
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from .constants import Maker, constants_of, finish, fold_constants, only_user, producer, widen
+from .control import unroll
 from .errors import UnsupportedOp
 from .expansions import expand
 from .folds import fold_back, fold_forward, merge_affine
 from .graph import Source
+from .quantization import float_products, grids, refuse_other_codes, write_out_quantization
 from .transposes import cancel_transposes
 
-__all__ = ["FAKE_QUANT", "normalize"]
+__all__ = ["normalize"]
 
-FAKE_QUANT = "/fake_quantize"
 WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
 
@@ -30,55 +32,20 @@ def normalize(source: Source, keep: Collection[str] = (), canonize: bool = True)
     canonize=False leaves out what changes the layers (folds); what the readings rely on is always done.
     """
     graph = source.graph
+    unroll(source)
     while expand(graph):  # types and shapes behind what was written out may be what the next one waits for
         finish(source)
     widen(source)
+    kept, known = {*keep, *(o.name for o in graph.outputs)}, grids(graph)
     fold_constants(source)
-    kept = {*keep, *(o.name for o in graph.outputs)}
+    if float_products(graph, kept):
+        known |= grids(graph)
+        finish(source)
+        fold_constants(source)
     folds = (fold_back, cancel_transposes, merge_pad, merge_affine, fold_forward) if canonize else ()
-    for rewrite in (simplify_gemm, resolve_auto_pad, *folds, write_out_quantization):
+    for rewrite in (simplify_gemm, resolve_auto_pad, *folds, partial(write_out_quantization, known=known), refuse_other_codes):
         rewrite(graph, kept)
         finish(source)
-
-
-def write_out_quantization(graph: gs.Graph, kept: Collection[str]) -> None:
-    """QuantizeLinear, DequantizeLinear as float arithmetic, clip(round(x/s) + z) - z) · s, with the same rounding.
-
-    The runtime would otherwise fuse some of the pairs into integer kernels and not those that the backward part also
-    reads, so that the outputs differed from the model's by a quantisation step.
-    """
-    fixed = constants_of(graph)
-    for node in [n for n in graph.nodes if n.op == "DequantizeLinear"]:
-        before = producer(node.inputs[0])
-        if before is None or before.op != "QuantizeLinear" or before.inputs[0].name in fixed:
-            continue
-        code = node.inputs[0]
-        limits = np.iinfo(code.dtype) if code.dtype is not None and np.dtype(code.dtype).kind in "iu" else np.iinfo(np.uint8)
-        base, rank = f"{node.name}{FAKE_QUANT}", len(before.inputs[0].shape or ())
-
-        if not all(isinstance(t, gs.Constant) for n in (node, before) for t in n.inputs[1:]):
-            continue
-        scale, zero, unscale, unzero = (
-            _parameter(n, k, base, rank) for n, k in ((before, 1), (before, 2), (node, 1), (node, 2))
-        )
-        steps = [("Div", scale), ("Round", None), ("Add", zero), ("Clip", limits), ("Sub", unzero), ("Mul", unscale)]
-        t, out = before.inputs[0], node.outputs[0]
-        node.outputs.clear()
-        node.inputs.clear()
-        for op, operand in steps:
-            bounds = [gs.Constant(f"{base}/{op}_{k}", np.asarray(getattr(limits, k), np.float32)) for k in ("min", "max")]
-            others = bounds if op == "Clip" else [] if operand is None else [operand]
-            y = out if op == "Mul" else gs.Variable(f"{base}/{op}", np.float32, out.shape)
-            graph.nodes.append(gs.Node(op, base if op == "Mul" else f"{base}/{op}", {}, [t, *others], [y]))
-            t = y
-
-
-def _parameter(owner: gs.Node, index: int, base: str, rank: int) -> gs.Constant:
-    """Scale or zero point as float32, laid out against x."""
-    t = owner.inputs[index] if len(owner.inputs) > index else None
-    value = np.asarray(t.values, np.float32) if isinstance(t, gs.Constant) else np.zeros((), np.float32)
-    behind = rank - owner.attrs.get("axis", 1) % max(rank, 1) - 1
-    return gs.Constant(f"{base}/{owner.op}{index}", value.reshape(-1, *[1] * behind) if value.size > 1 else value.reshape(()))
 
 
 def simplify_gemm(graph: gs.Graph, kept: Collection[str]) -> None:

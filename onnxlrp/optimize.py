@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from .constants import producer
-from .graph import OPSET
-from .order import depends
+from .opsets import OPSET
+from .order import captured, depends, live
 from .weights import fill
 
 __all__ = ["bake_constants", "speed_up"]
@@ -96,7 +96,7 @@ def bake_constants(graph: gs.Graph) -> None:
             known |= {t.name for t in node.outputs}
             inside.append(node)
     members = {id(n) for n in inside}
-    outputs = {o.name for o in graph.outputs}
+    outputs = {o.name for o in graph.outputs} | {name for n in graph.nodes for name in captured(n)}
     wanted: list[Any] = [
         t for n in inside for t in n.outputs if t.name in outputs or any(id(c) not in members for c in t.outputs)
     ]
@@ -113,4 +113,4 @@ def bake_constants(graph: gs.Graph) -> None:
         for user in list(t.outputs):
             if id(user) not in members:
                 user.inputs = [stored if x is t else x for x in user.inputs]
-    graph.nodes[:] = [n for n in graph.nodes if id(n) not in members or any(t.name in outputs for t in n.outputs)]
+    graph.nodes[:] = live(graph.nodes, graph.outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +14,10 @@ from .backward import Books, Relevances
 from .emit import Emit
 from .errors import CompositeError
 from .facts import Facts
-from .graph import OPSET, Source
+from .graph import Source
 from .head import initial_relevance
-from .order import depends
+from .opsets import OPSET
+from .order import live
 from .plan import Plan
 from .tensor import Shape, Tensor, where
 
@@ -148,7 +149,8 @@ def expose(
         face.checks = outputs[-1].name
     graph = gs.Graph(live(e.nodes, outputs), [], outputs, opset=OPSET, name=source.graph.name or "onnxlrp")
     graph.inputs = [e.tensors[t.name].var for t in source.graph.inputs] + face.inputs
-    graph.import_domains = source.graph.import_domains
+    used = {"", *domains(graph.nodes)}
+    graph.import_domains = [d for d in source.graph.import_domains or () if d.domain in used]
     return graph
 
 
@@ -183,12 +185,10 @@ def finite(x: Tensor) -> Tensor:
     return abs(x) < float("inf")
 
 
-def live(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor]) -> list[gs.Node]:
-    """Nodes that the outputs need, in order."""
-    needed = {o.name for o in outputs}
-    kept = []
-    for node in reversed(nodes):
-        if any(t.name in needed for t in node.outputs if t.name):
-            needed |= set(depends(node))
-            kept.append(node)
-    return kept[::-1]
+def domains(nodes: Sequence[gs.Node]) -> Iterator[str]:
+    """Domains of the operators, those in subgraphs included."""
+    for node in nodes:
+        yield node.domain or ""
+        for body in node.attrs.values():
+            if isinstance(body, gs.Graph):
+                yield from domains(body.nodes)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 from rich import box
 from rich.console import Console
@@ -16,19 +17,20 @@ from rich.table import Table
 from .composites import Composite
 from .emit import Emit
 from .errors import CompositeError, RuleMismatch, UnsupportedOp
+from .expansions.ml import unread
 from .facts import Facts
 from .graph import Source
-from .groups import Group, Unit
+from .groups import Unit
 from .head import Head
 from .linear import Kind
-from .node_rules import Pass, Stop, default_rule
+from .node_rules import Pass, SignalTakesAll, Stop, default_rule
 from .ops import OPS, View
 from .rules import Rule
 from .selectors import Choice, Site
+from .sites import signals, sites
+from .unsupported import because
 
 __all__ = ["Layer", "Plan", "Step", "assign"]
-
-UNCOUNTED = frozenset("Transpose Identity Cast Squeeze Unsqueeze QuantizeDequantize".split())
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Plan(Sequence[Layer]):
     composite: str
     init: str = "logit"
     notes: tuple[str, ...] = ()
+    signals: frozenset[str] = frozenset()  # tensors that come out of a gate
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -143,82 +146,13 @@ def show_shape(shape: tuple[Any, ...] | None) -> str:
     return "?" if shape is None else "×".join("?" if str(d).startswith(unknown) else str(d) for d in shape) or "scalar"
 
 
-def sites(source: Source, facts: Facts) -> list[Site]:
-    """The path as composites see it: kinds, groups, layer indices, first and last weighted layers."""
-    emit = Emit()
-    out = []
-    for unit in facts.path:
-        view = View(unit, facts.active, emit, unit.outputs[0].name in facts.scaled)
-        entry = OPS.get(unit.op) if (unit.domain or "") in ("", "ai.onnx") else None
-        kind = Kind.UNKNOWN if entry is None else entry.kind if isinstance(entry.kind, Kind) else entry.kind(view)
-        groups = set(entry.groups if entry is not None else ())
-        if kind is not Kind.WEIGHTED:
-            groups -= {"Convolution", "Dense", "Linear"}
-        groups |= KIND_GROUPS.get(kind, set())
-        if kind in (Kind.SCALE, Kind.SCALING):
-            groups -= {"Product", "Sum"}
-        scope = source.scope(unit.members[-1] if isinstance(unit, Group) else unit)
-        out.append(Site(unit.name, scope, unit.op, kind, frozenset(groups)))
-    _count(out, facts)
-    _ends(out, facts)
-    return out
-
-
-KIND_GROUPS = {
-    Kind.MOVE: {"Reshaping"}, Kind.SUM: {"Sum"}, Kind.PRODUCT: {"Product"}, Kind.POINTWISE: {"Activation"},
-    Kind.AFFINE: {"Normalization"}, Kind.NORM: {"Normalization"}, Kind.FROZEN_NORM: {"Normalization"},
-    Kind.SOFTMAX: {"Softmax"},
-}  # fmt: skip
-
-
-def _count(out: list[Site], facts: Facts) -> None:
-    """Layer indices: a counted node opens a layer, the activation that alone follows it belongs to it."""
-    users: dict[str, int] = {}
-    for unit in facts.path:
-        for t in unit.inputs:
-            users[t.name] = users.get(t.name, 0) + 1
-    open_layer: dict[str, int] = {}  # tensor -> layer that an activation of it would join
-    count = 0
-    for unit, site in zip(facts.path, out, strict=True):
-        before = next((t.name for t in unit.inputs if t.name in facts.active), "")
-        joins = open_layer.get(before) if users.get(before, 0) == 1 else None
-        after = unit.outputs[0].name
-        if site.op in UNCOUNTED:
-            if joins is not None:
-                open_layer[after] = joins
-            site.layer = joins
-        elif site.kind is Kind.POINTWISE and joins is not None:
-            site.layer = joins
-        else:
-            site.layer, site.core = count, True
-            count += 1
-            if site.kind is not Kind.POINTWISE:
-                open_layer.update({t.name: site.layer for t in unit.outputs})
-
-
-def _ends(out: list[Site], facts: Facts) -> None:
-    """First: weighted with no weighted node above; last: weighted with none below."""
-    above: set[str] = set()
-    for unit, site in zip(facts.path, out, strict=True):
-        fed = any(t.name in above for t in unit.inputs)
-        site.first = site.weighted and not fed
-        if fed or site.weighted:
-            above |= {t.name for t in unit.outputs}
-    below: set[str] = set()
-    for unit, site in reversed(list(zip(facts.path, out, strict=True))):
-        feeds = any(t.name in below for t in unit.outputs)
-        site.last = site.weighted and not feeds
-        if feeds or site.weighted:
-            below |= {t.name for t in unit.inputs if t.name in facts.active}
-
-
 def assign(source: Source, composite: Composite, facts: Facts, head: Head, init: str = "logit") -> Plan:
     """Resolve a composite on a model. Raises UnsupportedOp, RuleMismatch, CompositeError, each naming the node."""
     found = sites(source, facts)
     layers = sum(s.core for s in found)
     chosen: dict[int, Choice] = {}
     for site in found:
-        if site.weighted and site.core:
+        if site.kind is Kind.WEIGHTED and site.core:
             chosen[id(site)] = Choice(site, composite.default, "default of the composite")
     for primitive in composite.primitives:
         for choice in primitive.choose(found, layers):
@@ -232,21 +166,29 @@ def assign(source: Source, composite: Composite, facts: Facts, head: Head, init:
                     f"rule {choice.rule!r} does not fit node '{s.name}' ({s.op}, {s.kind.value}), chosen by {choice.why}; "
                     f"its default is {default_rule(s.kind)!r}"
                 )
-    steps = []
+    steps, gated = [], signals(found, facts)
     for unit, site in zip(facts.path, found, strict=True):
         pick = chosen.get(id(site)) or Choice(site, default_rule(site.kind), f"default of {site.kind.value}")
         beyond, reason = beyond_reading(unit, site, facts), against(unit, site, facts)
-        past = isinstance(pick.rule, Stop) or (isinstance(pick.rule, Pass) and not beyond)
+        past = isinstance(pick.rule, Stop) or (isinstance(pick.rule, Pass) and not beyond and unit.name not in source.kept)
         if reason is not None and not (pick.strict and past):
             raise UnsupportedOp(refusal(unit, site, source, reason, ("Stop",) if beyond else ("Pass", "Stop")))
-        steps.append(Step(unit, site.kind, pick.rule, pick.why, site.layer, reason is not None))
+        why = pick.why
+        if isinstance(pick.rule, SignalTakesAll):
+            gates = {t.name in gated for t in unit.inputs if t.name in facts.active}
+            why += "" if len(gates) == 2 else f", {'all' if gates == {True} else 'none'} of its operands a gate: as Uniform"
+        steps.append(Step(unit, site.kind, pick.rule, why, site.layer, reason is not None))
     rows = _rows(steps, found, facts)
-    return Plan(rows, tuple(steps), head, facts.explained, composite.text, init, tuple(source.notes))
+    return Plan(rows, tuple(steps), head, facts.explained, composite.text, init, (*source.notes, *facts.notes), gated)
 
 
 def against(unit: Unit, site: Site, facts: Facts) -> str | None:
     """Why a node has no reading; None when it has one."""
+    if (said := unread(unit) or because(unit)) is not None:
+        return f"has no reading, {said}"
     beyond = beyond_reading(unit, site, facts)
+    if site.kind is Kind.UNKNOWN and not unit.domain and not onnx.defs.has(unit.op):
+        return "is no operator of the ONNX standard"
     if site.kind is Kind.UNKNOWN or beyond:
         return f"has no reading{beyond}"
     view = View(unit, facts.active, Emit(), unit.outputs[0].name in facts.scaled)
@@ -268,6 +210,8 @@ def beyond_reading(unit: Unit, site: Site, facts: Facts) -> str:
 
 def refusal(unit: Unit, site: Site, source: Source, reason: str, ways: Sequence[str]) -> str:
     """The error of an operator without a reading, or used in a way that has none: it names the way past it."""
+    if unit.name in source.kept:
+        return f"node '{unit.name}' ({unit.op}): {source.kept[unit.name]}"
     domain = f"{unit.domain}::" if unit.domain else ""
     lines = " or ".join(f"NameMap({{'{site.name}': {rule}()}})" for rule in ways)
     named = f"node '{site.name}': operator {domain}{unit.op} (opset {source.graph.opset})"
@@ -290,15 +234,16 @@ def _rows(steps: Sequence[Step], found: Sequence[Site], facts: Facts) -> tuple[L
         for st in extra:
             if not isinstance(st.rule, Pass):
                 why += f"; {st.unit.op} {st.rule!r}"
-        last = extra[-1] if extra else step
+        outputs = (extra[-1] if extra else step).unit.outputs
+        out = next((t for t in outputs if t.name in facts.needed), outputs[0])  # an LSTM may be asked for its last state only
         source = next((t for t in step.unit.inputs if t.name in facts.active), step.unit.inputs[0])
         # a module called "3" would be taken for the layer of that index
         telling = site.scope and counts[site.scope] == 1 and not site.scope.isdigit()
         name = site.scope if telling else site.name
         assert site.layer is not None
         rows.append(
-            Layer(site.layer, name, op, site.kind.value, _shape(source), _shape(last.unit.outputs[0]), rule, why,
-                  last.unit.outputs[0].name, source.name)
+            Layer(site.layer, name, op, site.kind.value, _shape(source), _shape(out), rule, why, out.name,
+                  source.name)
         )  # fmt: skip
     return tuple(rows)
 

@@ -74,6 +74,8 @@ class Rule:
     def backward(self, node: Reading, r: tuple[Tensor, ...], absorbed: Absorbed) -> tuple[Tensor, ...]:
         """Relevance of node.xs from the relevance of the node's outputs."""
         shares = self.shares()
+        if node.inner is not None:
+            return node.inner(shares[0].bias, self.modify_denominator, absorbed, *r)
         if len(node.maps) == 1:
             return self._through(node.maps[0], shares, r[0], absorbed, node)
         raise self.mismatch(node)
@@ -153,6 +155,7 @@ class Zero(Checked):
 
     epsilon: float = option(1e-9)
     bias: str = option("split")
+    kinds: ClassVar[frozenset[Kind]] = LINEAR | {Kind.RECURRENT}
 
     def shares(self) -> tuple[Share, ...]:
         return (Share((Term(same, same),), bias=_policy(self, self.bias, same)),)
@@ -169,6 +172,7 @@ class Epsilon(Checked):
     relative: bool = option(False)
     signed: bool = option(True)
     bias: str = option("split")
+    kinds: ClassVar[frozenset[Kind]] = LINEAR | {Kind.RECURRENT}
 
     def shares(self) -> tuple[Share, ...]:
         return (Share((Term(same, same),), bias=_policy(self, self.bias, same)),)

@@ -18,8 +18,9 @@ from .compile import compile as compile_model
 from .composites import CompositeLike
 from .errors import CompositeError, InputError, InvalidModel
 from .explanation import Books, Explanation, LayerBooks, Layers, outside_text
-from .graph import ModelSource, one_line, over_limit, read, read_whole, save
+from .graph import ModelSource, over_limit, read, read_whole, save
 from .outputs import CHECKS
+from .validity import one_line
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Explainer:
             source = compile_model(kept, chosen, **options)
             props = {p.key: p.value for p in source.metadata_props}
         self.model = source
+        self._gaps = any(n.op_type == "IsNaN" for n in source.graph.node)
         self.plan, self._face = _descriptions(props)
         inner = self.plan["output"]
         shown = {o.name for o in source.graph.output}
@@ -124,7 +126,7 @@ class Explainer:
         missing = [name for name in self.required if name not in given]
         if missing:
             raise InputError(f"input '{missing[0]}' is missing; the model needs {', '.join(self.required)}")
-        feed = {name: check_array(name, value, self.inputs[name]) for name, value in given.items()}
+        feed = {name: check_array(name, value, self.inputs[name], self._gaps) for name, value in given.items()}
         if target is not None:
             feed[self._face["target"]] = self._target(target, feed)
         return feed
@@ -249,8 +251,8 @@ def _ratio(relevances: Mapping[str, Array], initial: Array) -> Array:
         return np.atleast_1d(np.asarray(total / initial.sum(dtype=np.float64)))
 
 
-def check_array(name: str, value: Any, declared: Any) -> Array:
-    """An array of the declared type and shape, without NaN. Raises InputError."""
+def check_array(name: str, value: Any, declared: Any, gaps: bool = False) -> Array:
+    """An array of the declared type and shape, without NaN unless the model fills such gaps. Raises InputError."""
     wanted = np.dtype(TYPES.get(declared.type, "O"))
     try:
         array = np.asarray(value)
@@ -263,8 +265,9 @@ def check_array(name: str, value: Any, declared: Any) -> Array:
         raise InputError(f"input '{name}' must be {wanted}, got {what}")
     if array.dtype.kind == "f" and wanted.kind in "iu":
         raise InputError(f"input '{name}' must be {wanted}, got {array.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
+    finite = np.isfinite(array) | (np.isnan(array) if gaps else False) if array.dtype.kind == "f" else np.True_
+    if not np.all(finite):
+        bad = int(np.sum(~finite))
         raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite")
     shape = declared.shape
     fits = len(shape) == array.ndim and all(not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True))

@@ -110,7 +110,7 @@ class _Everywhere(_Shown):
     def choose(self, sites: Sequence[Site], layers: int) -> Iterator[Choice]:
         check_rule(self.rule, type(self).__name__)
         for site in sites:
-            if site.weighted and site.core and self.selects(site, layers):
+            if site.kind is Kind.WEIGHTED and site.core and self.selects(site, layers):
                 yield Choice(site, self.rule, str(self).split(" →")[0])
 
 

@@ -26,14 +26,26 @@ NARY = frozenset("Add Sub Mul Div Max Min Pow Sum PRelu".split())
 
 def cancel_transposes(graph: gs.Graph, kept: Collection[str]) -> None:
     """Push transposes to channels-last down and drop those that undo each other, in place."""
+    meeting = _meeting(graph)
     for node in list(graph.nodes):
         if node.op == "Transpose":
             _meet(node, kept)
-        elif node.outputs and node.outputs[0].name not in kept:
-            perms = [_to_last(t) for t in node.inputs]
+        elif node.outputs and node.outputs[0].name in meeting and node.outputs[0].name not in kept:
+            perms = [_to_last(t) if t.name not in kept else None for t in node.inputs]
             perm = next((p for p in perms if p is not None), None)
             if perm is not None and (inputs := _behind(node, perms, perm)) is not None:
                 _push(graph, node, inputs, perm)
+
+
+def _meeting(graph: gs.Graph) -> set[str]:
+    """Tensors from which a Transpose that moves the channels back is reached through what can be pushed."""
+    names: set[str] = set()
+    for node in reversed(graph.nodes):
+        perm = node.attrs.get("perm", ()) if node.op == "Transpose" else ()
+        back = len(perm) > 3 and list(perm) == [0, len(perm) - 1, *range(1, len(perm) - 1)]
+        pushed = node.op in UNARY | NARY | {"Pad", "ReduceMean"} and any(t.name in names for t in node.outputs)
+        names |= {t.name for t in node.inputs} if back or pushed else set()
+    return names
 
 
 def _to_last(t: gs.Tensor) -> list[int] | None:
@@ -48,7 +60,7 @@ def _to_last(t: gs.Tensor) -> list[int] | None:
 def _meet(node: gs.Node, kept: Collection[str]) -> None:
     """Transpose(Transpose(x)): x itself where the second undoes the first."""
     first = producer(node.inputs[0])
-    if first is None or first.op != "Transpose" or node.outputs[0].name in kept:
+    if first is None or first.op != "Transpose" or {node.inputs[0].name, node.outputs[0].name} & set(kept):
         return
     p, q = first.attrs.get("perm"), node.attrs.get("perm")
     if p is not None and q is not None and [p[i] for i in q] == list(range(len(p))):

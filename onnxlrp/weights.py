@@ -21,10 +21,14 @@ from .errors import InvalidModel
 
 __all__ = [
     "LARGE",
+    "Text",
     "Weight",
     "check_files",
+    "constant",
+    "densify",
     "fill",
     "is_large",
+    "keep_texts",
     "nbytes",
     "skeleton",
     "weights_size",
@@ -61,7 +65,10 @@ class Stored(LazyValues):
         return whole
 
     def load(self) -> np.ndarray:
-        return np.asarray(numpy_helper.to_array(self.proto()))
+        try:
+            return np.asarray(numpy_helper.to_array(self.proto()))
+        except ValueError as error:
+            raise InvalidModel(f"the data of weight '{self.source.name}' does not fit its shape: {error}") from error
 
 
 class Weight(gs.Constant):
@@ -70,6 +77,30 @@ class Weight(gs.Constant):
     @property
     def values(self) -> np.ndarray:
         return np.asarray(self._values.load())
+
+
+class Text(gs.Constant):
+    """A constant of strings: graphsurgeon can only write them as it read them, so that `values` keeps nothing here either."""
+
+    @property
+    def values(self) -> np.ndarray:
+        return np.asarray(self._values.load())
+
+
+def constant(name: str, values: np.ndarray) -> gs.Constant:
+    """A constant of any type, strings (an array of objects) included."""
+    if values.dtype != object:
+        return gs.Constant(name, values)
+    return Text(name, LazyValues(numpy_helper.from_array(values, name)))
+
+
+def keep_texts(graph: gs.Graph) -> None:
+    """Put a Text in the place of every constant of strings, in place."""
+    texts: dict[str, Text] = {}
+    for node in graph.nodes:
+        for i, t in enumerate(node.inputs):
+            if isinstance(t, gs.Constant) and t.dtype == object and not isinstance(t, Weight):
+                node.inputs[i] = texts.setdefault(t.name, Text(t.name, t._values))
 
 
 def nbytes(t: gs.Constant) -> int:
@@ -103,6 +134,26 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             light.graph.initializer.append(t)
     return light
+
+
+def densify(model: onnx.ModelProto) -> None:
+    """Write sparse constants out, in place: neither graphsurgeon nor most runtimes compute with them."""
+    for t in model.graph.sparse_initializer:
+        model.graph.initializer.append(_dense(t))
+    del model.graph.sparse_initializer[:]
+    for node in model.graph.node:
+        for a in [a for a in node.attribute if a.name == "sparse_value" and node.op_type == "Constant"]:
+            value = _dense(a.sparse_tensor)
+            node.attribute.remove(a)
+            node.attribute.append(onnx.helper.make_attribute("value", value))
+
+
+def _dense(t: onnx.SparseTensorProto) -> TensorProto:
+    """Zeros with the given values at flat positions, or at one position per axis."""
+    values, at = numpy_helper.to_array(t.values), numpy_helper.to_array(t.indices)
+    out = np.zeros(t.dims, values.dtype)
+    out[np.unravel_index(at, out.shape) if at.ndim == 1 else tuple(at.T)] = values
+    return numpy_helper.from_array(out, t.values.name)
 
 
 def with_weights(graph: gs.Graph, whole: onnx.ModelProto, folder: str) -> None:

@@ -104,10 +104,13 @@ class Case:
             return "PRODUCT"
         if self.op == "Einsum" and len(self.args) == 1:
             return "LINEAR"
-        if self.op.startswith("Scatter") and any(a.s == b"add" for n in self.nodes for a in n.attribute):
-            return "SUM"
-        if self.op in ("Resize", "Upsample"):
+        if self.op.startswith("Scatter"):
+            how = next((a.s.decode() for n in self.nodes for a in n.attribute if a.name == "reduction"), "none")
+            return {"none": "MOVE", "add": "SUM"}.get(how, "CHOICE")
+        if self.op in ("Resize", "Upsample", "GridSample"):
             return "MOVE" if modes == ["nearest"] else "LINEAR"
+        if self.op == "RoiAlign":
+            return "CHOICE" if modes == ["max"] else "LINEAR"
         if self.op == "Div":
             return "RATIO" if count == 2 else "SCALE" if self.nodes[0].input[0] in self.active else "POINTWISE"
         return KINDS.get(self.op, "POINTWISE")
@@ -182,7 +185,8 @@ class Case:
     def matrix(self, rows: Sequence[int] | None = None) -> tuple[Array, Array]:
         """W (J,K), b (K,) of a linear node with respect to its active inputs."""
         size = flat([self.feeds("", rows)[n] for n in self.active]).size
-        return dense(self.forward(rows), (size,))
+        W, b = dense(self.forward(rows), (size,))
+        return np.where(np.abs(W) < 1e-6, 0, W) if self.op == "DFT" else W, b  # its kernel leaves 1e-7 where 0 belongs
 
     def jacobian(self) -> Array:
         """dy/dx (J,K): the matrix of a linear node, else central differences (exact for piecewise linear nodes)."""
@@ -246,16 +250,18 @@ KINDS = {
         "WEIGHTED": "Conv ConvTranspose Gemm MatMul Einsum",
         "AFFINE": "BatchNormalization",
         "SUM": "Add Sub Sum Mean",
-        "LINEAR": "CumSum AveragePool GlobalAveragePool ReduceMean ReduceSum Resize Upsample",
+        "LINEAR": "CumSum AveragePool GlobalAveragePool ReduceMean ReduceSum Resize Upsample GridSample RoiAlign Col2Im DFT "
+        "STFT AffineGrid DeformConv",
         "SELECT": "MaxPool GlobalMaxPool ReduceMax ReduceMin",
-        "MOVE": "GatherElements GatherND ScatterElements ScatterND Compress ReverseSequence Trilu CenterCropPad MaxUnpool "
-        "Reshape Flatten Squeeze Unsqueeze Identity Dropout Transpose Slice Split Concat Gather Pad Expand Tile "
-        "DepthToSpace SpaceToDepth Where",
+        "MOVE": "GatherElements GatherND Scatter ScatterElements ScatterND Compress ReverseSequence Trilu CenterCropPad "
+        "MaxUnpool Reshape Flatten Squeeze Unsqueeze Identity Dropout Transpose Slice Split Concat Gather Pad Expand Tile "
+        "DepthToSpace SpaceToDepth Where TensorScatter",
         "SCALE": "Mul",
+        "SOFTMAX": "Softmax LogSoftmax",
         "NORM": "LayerNormalization InstanceNormalization GroupNormalization MeanVarianceNormalization",
         "FROZEN_NORM": "RMSNormalization LpNormalization LRN",
-        "REDUCE": "ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp ReduceProd LpPool GlobalLpPool",
-        "CHOICE": "Max Min TopK",
+        "REDUCE": "CumProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp ReduceProd LpPool GlobalLpPool",
+        "CHOICE": "Max Min TopK MaxRoiPool",
     }.items()
     for op in ops.split()
 }
@@ -409,7 +415,7 @@ POOLS = [
     row("AveragePool", "ceil_mode pads", X(2, 3, 7, 6), kernel_shape=[3, 3], strides=[2, 2], pads=[0, 1, 0, 0], ceil_mode=1),
     row("AveragePool", "ceil_mode window left out", X(2, 3, 8, 6), kernel_shape=[3, 2], strides=[2, 3], ceil_mode=1),
     row("AveragePool", "ceil_mode pads included", X(2, 3, 7, 6), kernel_shape=[3, 3], strides=[3, 2], pads=[1, 1, 1, 0],
-        ceil_mode=1, count_include_pad=1),
+        ceil_mode=1, count_include_pad=1, single=False),
     row("AveragePool", "3-D", X(2, 2, 4, 5, 3), kernel_shape=[2, 3, 2], strides=[1, 2, 1], pads=[1, 0, 0, 0, 1, 0]),
     row("AveragePool", "SAME_UPPER", X(2, 3, 7, 6), kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER",
         symbolic=NO_SIZE),
@@ -469,7 +475,8 @@ POINTWISE = [
     pointwise("Abs"), pointwise("Neg"), pointwise("Sin"), pointwise("Cos"), pointwise("Tan", kind="unit"),
     pointwise("Asin", kind="unit"), pointwise("Acos", kind="unit"), pointwise("Atan"), pointwise("Sinh"), pointwise("Cosh"),
     pointwise("Asinh"), pointwise("Acosh", kind="above"), pointwise("Atanh", kind="unit"),
-    pointwise("Cast", "float", to=onnx.TensorProto.FLOAT),
+    pointwise("Cast", "float", to=onnx.TensorProto.FLOAT), row("Mod", "scalar", X(2, 3, 5), K(0.75), fmod=1),
+    row("Mod", "signs", X(2, 3, 5), K([0.6, -0.9, 1.3, -2.5, 7.0]), fmod=1),
 ]  # fmt: skip
 SPELLED = [
     graph("Gelu", "erf spelled", "a = Div(x, s)\ne = Erf(a)\ni = Add(e, one)\nm = Mul(x, i)\ny = Mul(m, half)",
@@ -587,6 +594,168 @@ RESIZES = [
     row("Resize", "cubic align_corners", X(2, 3, 5, 4), None, K([1, 1, 2, 1]), **CUBIC, **CORNERS),
     row("Upsample", "nearest", X(2, 3, 4, 3), K([1, 1, 2, 2]), opset=9, mode="nearest"),
     row("Upsample", "linear", X(2, 3, 4, 3), K([1, 1, 2, 2]), opset=9, mode="linear"),
+    row("Upsample", "opset 7", X(2, 3, 4, 3), opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 3.0]),
+]  # fmt: skip
+
+HALF, OLD, CROP = (
+    {"coordinate_transformation_mode": c} for c in ("half_pixel_symmetric", "tf_half_pixel_for_nn", "tf_crop_and_resize")
+)
+ANTIALIAS = {"antialias": 1}
+MODES = {"nearest": NEAREST, "linear": LINEAR_MODE, "cubic": CUBIC}
+# part of the middle axes, and more than the last one holds
+REGION = K([0, 0, 0.2, -0.3, 1, 1, 0.9, 1.4])
+RESIZES += [
+    row("Resize", f"nearest {scale} {how}", X(2, 2, 6, 5), None, K([1, 1, *scales]), **NEAREST, **kind, nearest_mode=how)
+    for scale, scales, kind in (("up", [2, 2.5], {}), ("down", [0.5, 0.6], {}), ("down asymmetric", [0.34, 0.8], ASYMMETRIC))
+    for how in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+] + [
+    row("Resize", f"{mode} crop", X(2, 2, 5, 6), REGION, None, I(2, 2, 4, 7), **how, **CROP, batch=False,
+        extrapolation_value=0.7)
+    for mode, how in MODES.items()
+] + [
+    row("Resize", f"{mode} crop axes", X(2, 2, 5, 6), K([0.1, 0.3, 1.3, 0.8]), K([1, 1.5]), **how, **CROP, axes=[2, 3])
+    for mode, how in MODES.items()
+] + [
+    row("Resize", f"{mode} {policy} {sizes[0]}", X(2, 2, 5, 4), None, None, I(*sizes), **how, axes=[2, 3],
+        keep_aspect_ratio_policy=policy)
+    for mode, how in MODES.items()
+    for policy, sizes in (("not_larger", [9, 7]), ("not_smaller", [8, 5]), ("not_smaller", [3, 3]))
+    if (mode, sizes) != ("nearest", [3, 3])
+] + [
+    row("Resize", f"{mode} symmetric {what}", X(2, 2, 5, 4), None, K([1, 1, *scales]), **how, **HALF)
+    for mode, how in MODES.items()
+    for what, scales in (("up", [1.5, 2.3]), ("down", [0.7, 0.6]))
+] + [
+    row("Resize", f"{mode} antialias {what}", X(2, 2, 7, 6), None, K([1, 1, *scales]), **how, **ANTIALIAS)
+    for mode, how in (("linear", LINEAR_MODE), ("cubic", CUBIC))
+    for what, scales in (("up", [1.5, 2.3]), ("down", [0.5, 0.4]))
+] + [
+    row("Resize", "cubic exclude_outside", X(2, 2, 5, 4), None, K([1, 1, 1.6, 2]), **CUBIC, exclude_outside=1),
+    row("Resize", "cubic antialias exclude_outside", X(2, 2, 7, 6), None, K([1, 1, 0.6, 0.5]), **CUBIC, **ANTIALIAS,
+        exclude_outside=1),
+    row("Resize", "cubic down", X(2, 2, 7, 6), None, K([1, 1, 0.6, 0.5]), **CUBIC),
+    row("Resize", "cubic 2-D", X(5, 4), None, K([1.6, 2]), **CUBIC, batch=False),
+    row("Resize", "linear channels last", X(2, 4, 3, 2), None, K([1, 2, 1.5, 1]), **LINEAR_MODE),
+    row("Resize", "linear 2-D crop", X(5, 4), K([0.2, 0, 0.8, 1.2]), K([1.6, 2]), **LINEAR_MODE, **CROP, batch=False),
+    row("Resize", "linear sizes at run time", X(2, 3, 4, 3), None, None, G([2, 3, 7, 5]), **LINEAR_MODE, batch=False),
+    row("Resize", "nearest sizes at run time", X(2, 3, 4, 3), None, None, G([7, 2]), **NEAREST, axes=[2, 3], batch=False),
+    row("Resize", "linear scales at run time", X(2, 3, 4, 3), None, G([1, 1, 1.5, 2], np.float32), **LINEAR_MODE, batch=False),
+    row("Resize", "linear region at run time", X(2, 3, 4, 3), G([0, 0, 0.1, 0.3, 1, 1, 0.8, 1.2], np.float32), None,
+        I(2, 3, 7, 5), **LINEAR_MODE, **CROP, batch=False),
+    row("Resize", "linear bounds at run time", X(2, 3, 4, 3), None, None, G([7, 4]), **LINEAR_MODE, axes=[2, 3],
+        keep_aspect_ratio_policy="not_larger", batch=False),
+    row("Resize", "nearest of TensorFlow", X(2, 3, 4, 3), K([]), K([1, 1, 1.5, 2]), **NEAREST, **OLD, opset=11),
+    row("Resize", "linear 3-D crop", X(1, 2, 3, 4, 3), K([0, 0, 0.1, 0, 0.3, 1, 1, 0.8, 1.2, 0.9]), None, I(1, 2, 4, 3, 5),
+        **LINEAR_MODE, **CROP, batch=False),
+    row("Resize", "nearest 3-D", X(2, 2, 3, 2, 3), None, K([1, 1, 2, 0.5, 1.5]), **NEAREST),
+    row("Resize", "nearest batch and channels", X(2, 3, 2), None, K([1.5, 2, 1]), **NEAREST, batch=False),
+]  # fmt: skip
+
+
+def points(*shape: int) -> Arg:
+    """A sampling grid: twice the same point, the corners, a point far outside, the others anywhere near the image."""
+
+    def make(rng: np.random.Generator) -> Array:
+        grid = rng.uniform(-1.3, 1.3, shape).astype(np.float32)
+        flat_grid = grid.reshape(-1, shape[-1])
+        flat_grid[1], flat_grid[2], flat_grid[3] = flat_grid[0], -1, 1
+        flat_grid[4] = [-3.7, 5.2, 2.9][: shape[-1]]
+        return grid
+
+    return Arg("frozen", make)
+
+
+REGIONS = [[0, 0, 3, 4], [1.3, 0.7, 5.2, 6.9], [-3, -2, 2, 3], [4, 4, 9, 9], [2, 2, 2.3, 2.2], [0.2, 0.1, 11, 13], [3, 3, 1, 1]]
+OWNERS = [0, 1, 1, 0, 0, 1, 0]
+ROIS = [K(REGIONS), K(OWNERS, np.int64)]
+SAMPLES = [
+    row("GridSample", f"{mode} {padding}{' aligned' * align}", X(2, 3, 4, 5), points(2, 3, 4, 2), mode=mode,
+        padding_mode=padding, align_corners=align)
+    for mode in ("bilinear", "bicubic", "nearest")
+    for padding in ("zeros", "border", "reflection")
+    for align in (0, 1)
+] + [
+    row("GridSample", f"3-D {mode} {padding}{' aligned' * align}", X(2, 2, 3, 4, 2), points(2, 2, 1, 3, 3), mode=mode,
+        padding_mode=padding, align_corners=align)
+    for mode, padding, align in (("bilinear", "zeros", 0), ("bilinear", "reflection", 1), ("bilinear", "border", 0),
+                                 ("nearest", "zeros", 1), ("nearest", "reflection", 0))
+] + [
+    row("GridSample", "defaults", X(2, 3, 4, 5), points(2, 3, 4, 2)),
+    row("GridSample", "opset 20 linear", X(2, 3, 4, 5), points(2, 3, 4, 2), opset=20, mode="linear"),
+    row("GridSample", "opset 20 cubic", X(2, 3, 4, 5), points(2, 3, 4, 2), opset=20, mode="cubic", padding_mode="border"),
+    row("GridSample", "opset 22 3-D", X(2, 2, 3, 4, 2), points(2, 2, 1, 3, 3), opset=22, padding_mode="border"),
+    row("GridSample", "one row", X(2, 3, 1, 5), points(2, 3, 4, 2), mode="bilinear", padding_mode="reflection"),
+] + [
+    row("RoiAlign", f"{frame} ratio {ratio}{' scaled' * (scale != 1)}", X(2, 3, 7, 6), *ROIS, batch=False,
+        output_height=3, output_width=2, sampling_ratio=ratio, spatial_scale=scale, coordinate_transformation_mode=frame)
+    for frame in ("half_pixel", "output_half_pixel")
+    for ratio, scale in ((0, 1.0), (0, 0.5), (1, 1.0), (2, 0.7))
+] + [
+    row("RoiAlign", f"max {frame} ratio {ratio}", D(2, 1, 5, 4), K(REGIONS[:3]), K(OWNERS[:3], np.int64), batch=False,
+        output_height=2, output_width=2, sampling_ratio=ratio, coordinate_transformation_mode=frame, mode="max", linear=False)
+    for frame, ratio in (("half_pixel", 0), ("half_pixel", 2), ("output_half_pixel", 1))
+] + [
+    row("RoiAlign", "regions at run time", X(2, 3, 7, 6), F(4, 4, kind="positive"), G([0, 1, 1, 0]), batch=False,
+        output_height=2, output_width=2, spatial_scale=2.5),
+    row("RoiAlign", "opset 10", X(2, 3, 7, 6), *ROIS, batch=False, opset=10, output_height=2, output_width=3),
+    row("MaxRoiPool", "plain", D(2, 3, 7, 6), K([[o, *r] for o, r in zip(OWNERS, REGIONS, strict=True)]), batch=False,
+        pooled_shape=[3, 2]),
+    row("MaxRoiPool", "scaled", D(2, 3, 7, 6), K([[o, *r] for o, r in zip(OWNERS, REGIONS, strict=True)]), batch=False,
+        pooled_shape=[2, 3], spatial_scale=0.6),
+]  # fmt: skip
+
+SIGNALS = [
+    row("DFT", f"{what} {'inverse' * inverse}{'one-sided' * onesided}", X(2, 5, 3, parts), axis=axis, inverse=inverse,
+        onesided=onesided)
+    for what, parts, axis in (("real", 1, 1), ("complex", 2, 2), ("real axis -2", 1, -2), ("complex axis -3", 2, -3))
+    for inverse, onesided in ((0, 0), (1, 0), (0, 1), (1, 1))
+    if not onesided or inverse == (parts == 2)
+] + [
+    row("DFT", f"to {n} {what}", X(2, 6, parts), K(n, np.int64), **how)
+    for n in (4, 9)
+    for what, parts, how in (("real", 1, {}), ("complex", 2, {"inverse": 1}), ("one-sided", 1, {"onesided": 1}))
+] + [
+    row("DFT", "inverse one-sided odd", X(2, 5, 2), K(9, np.int64), inverse=1, onesided=1,
+        symbolic="only known at run time"),
+    row("DFT", "batch axis", X(4, 3, 2), axis=0, batch=False),
+    row("DFT", "vector", X(5, 2), axis=0, batch=False),
+    row("DFT", "longer at run time", X(2, 6, 2), G(8), batch=False, single=False),
+    row("DFT", "shorter at run time", X(2, 6, 3, 1), G(5), onesided=1, batch=False, single=False),
+    row("DFT", "opset 20", X(2, 4, 5, 2), opset=20),
+    row("DFT", "opset 20 axis", X(2, 4, 5, 1), None, K(1, np.int64), opset=20, onesided=1),
+    row("STFT", "window", X(2, 13, 1), K(3, np.int64), C(5), onesided=1, single=False),
+    row("STFT", "frame length", X(2, 13, 1), K(4, np.int64), None, K(6, np.int64), onesided=1, single=False),
+    row("STFT", "both", X(2, 13, 1), K(2, np.int64), C(5), K(5, np.int64), onesided=0, single=False),
+    row("STFT", "complex", X(2, 11, 2), K(5, np.int64), C(4), onesided=0, single=False),
+    row("STFT", "step at run time", X(2, 13, 1), G(3), F(5), onesided=1, batch=False, single=False),
+    row("STFT", "no channel axis", X(2, 13), K(3, np.int64), C(5), onesided=1, single=False),
+    row("Col2Im", "plain", X(2, 12, 6), I(4, 3), I(2, 2)),
+    row("Col2Im", "stride pads dilation", X(2, 12, 9), I(6, 5), I(2, 3), strides=[2, 1], pads=[1, 0, 0, 2], dilations=[2, 2]),
+    row("Col2Im", "1-D", X(2, 6, 4), I(7), I(3), strides=[2], pads=[1, 1]),
+    row("Col2Im", "3-D", X(2, 16, 4), I(3, 2, 3), I(2, 2, 2)),
+    row("Col2Im", "size at run time", X(2, 12, 6), G([4, 3]), I(2, 2), batch=False),
+]  # fmt: skip
+
+UNSIZED = "axis of unknown size"
+WRITTEN_OUT = [
+    row("CumProd", "plain", X(2, 5, 3), K(1, np.int64), opset=26, symbolic=UNSIZED, single=False),
+    row("CumProd", "exclusive", X(2, 3, 4), K(-1, np.int64), opset=26, exclusive=1, symbolic=UNSIZED, single=False),
+    row("CumProd", "reverse", X(2, 6), K(1, np.int64), opset=26, reverse=1, symbolic=UNSIZED, single=False),
+    row("CumProd", "reverse exclusive", X(2, 6), K(1, np.int64), opset=26, exclusive=1, reverse=1, symbolic=UNSIZED,
+        single=False),
+    row("CumProd", "one", X(2, 1), K(1, np.int64), opset=26, symbolic=UNSIZED, single=False),
+    row("TensorScatter", "cache", X(2, 3, 6, 4), F(2, 3, 2, 4), G([1, 3]), opset=24, single=False),
+    row("TensorScatter", "update", C(2, 3, 6, 4), X(2, 3, 2, 4), K([0, 4], np.int64), opset=24, batch=False, single=False),
+    row("TensorScatter", "circular", X(2, 6, 4), X(2, 3, 4), G([1, 5]), opset=24, mode="circular", axis=1, single=False),
+    row("TensorScatter", "from the start", X(2, 6, 4), X(2, 3, 4), opset=24, axis=-2, single=False),
+    row("AffineGrid", "2-D", X(2, 2, 3), I(2, 3, 4, 5), opset=20, batch=False, single=False),
+    row("AffineGrid", "3-D aligned", X(2, 3, 4), I(2, 1, 3, 2, 4), opset=20, align_corners=1, batch=False, single=False),
+    row("AffineGrid", "size at run time", X(2, 2, 3), G([2, 3, 4, 5]), opset=20, batch=False, single=False),
+    row("DeformConv", "plain", X(2, 3, 5, 6), C(4, 3, 3, 2), F(2, 12, 3, 5), opset=19, single=False),
+    row("DeformConv", "everything", X(2, 4, 5, 6), C(6, 2, 2, 3), F(2, 24, 3, 4), C(6), F(2, 12, 3, 4), opset=22, group=2,
+        offset_group=2, strides=[2, 1], pads=[1, 0, 1, 2], dilations=[2, 2], single=False),
+    row("DeformConv", "mask", X(2, 2, 4, 4), F(3, 2, 2, 2), F(2, 8, 3, 3), None, X(2, 4, 3, 3), opset=19, batch=False,
+        single=False, linear=False, symbolic="weights of known size"),
 ]  # fmt: skip
 
 SPELLED_LAYER_NORM = """
@@ -607,6 +776,14 @@ def layer_norm(what: str, square: str, normalised: str) -> Case:
     text = SPELLED_LAYER_NORM.format(square=square, normalised=normalised)
     return graph("LayerNormalization", what, text, **{k: v for k, v in LAYER_NORM_ARGS.items() if k in text.replace(",", " ")})
 
+
+# Mul keeps them from being left out as the end of the model
+SOFTMAXES = [
+    row("Softmax", "last axis", X(2, 3, 5), then=[("Mul", K(-1.0))], linear=False),
+    row("Softmax", "axis 1", X(2, 3, 5), then=[("Mul", K(-1.0))], linear=False, axis=1),
+    row("LogSoftmax", "last axis", X(2, 3, 5), then=[("Mul", K(-1.0))], linear=False),
+    row("LogSoftmax", "axis 1", X(2, 3, 5), then=[("Mul", K(-1.0))], linear=False, axis=1),
+]
 
 NORMS = [
     row("LayerNormalization", "last", X(2, 3, 8), C(8), C(8)),
@@ -687,6 +864,16 @@ TABLES = [
     row("ScatterElements", "add", X(3, 4), K([[1, 0], [2, 2]], np.int64), X(2, 2), axis=1, reduction="add", batch=False),
     row("ScatterND", "both", X(4, 3), K([[1], [3]], np.int64), X(2, 3), batch=False),
     row("ScatterND", "add data", X(4, 3), K([[1], [1]], np.int64), C(2, 3), reduction="add", batch=False),
+    row("ScatterElements", "max", D(3, 4), K([[1, 0], [2, 2], [3, 3]], np.int64), D(3, 2), axis=1, reduction="max", batch=False,
+        linear=False),
+    row("ScatterElements", "min of updates", C(3, 4), K([[1, 0, 1, 2], [1, 2, 0, 0]], np.int64), D(2, 4), reduction="min",
+        batch=False, linear=False),
+    row("ScatterElements", "max of data", D(3, 4), K([[1, 0, 1, 2], [1, 2, 0, 0]], np.int64), C(2, 4), reduction="max",
+        batch=False, linear=False),
+    row("ScatterND", "max", D(4, 3), G([[1], [3], [1]]), D(3, 3), reduction="max", batch=False, linear=False),
+    row("ScatterND", "min of elements", D(4, 3), K([[1, 2], [3, 0], [1, 2]], np.int64), D(3), reduction="min", batch=False,
+        linear=False),
+    row("Scatter", "opset 9", X(3, 4), K([[1, 0], [2, 3]], np.int64), X(2, 2), opset=9, axis=1, batch=False),
     row("CumSum", "plain", X(2, 3, 4), K(1, np.int64)),
     row("CumSum", "exclusive reverse", X(2, 3, 4), K(-1, np.int64), exclusive=1, reverse=1),
     row("Einsum", "dense", X(2, 3, 5), C(5, 4), equation="bij,jk->bik"),
@@ -696,9 +883,17 @@ TABLES = [
     row("Einsum", "summed letter", X(2, 3, 5), C(5), equation="bij,j->b"),
     row("Einsum", "two active", X(2, 3, 5), X(2, 5, 4), equation="bij,bjk->bik", linear=False),
     row("Einsum", "one operand", X(2, 3, 5), equation="bij->bj"),
+    row("Einsum", "diagonal", X(2, 4, 4), equation="bii->bi"),
+    row("Einsum", "trace", X(4, 4), equation="ii->", batch=False),
+    row("Einsum", "diagonal implicit", X(3, 3, 4), equation="iij", batch=False),
+    row("Einsum", "three times", X(3, 3, 3), equation="iii->i", batch=False),
+    row("Einsum", "diagonal of an ellipsis", X(2, 3, 4, 4), equation="...ii->...i"),
+    row("Einsum", "weight times diagonal", X(2, 4, 4), C(4, 3), equation="bii,ij->bij"),
+    row("Einsum", "diagonal of the weight", X(2, 5), C(5, 5), equation="bi,ii->bi"),
+    row("Einsum", "diagonals of two", X(2, 4, 4), X(2, 3, 3), equation="bii,bjj->bij", linear=False),
 ]  # fmt: skip
 
 CASES = [
     *CONVOLUTIONS, *DENSE, *SUMS, *PRODUCTS, *POOLS, *REDUCTIONS, *POINTWISE, *SPELLED, *MOVES, *RESIZES, *NORMS, *MEASURES,
-    *CHOICES, *TABLES,
+    *SOFTMAXES, *CHOICES, *TABLES, *SAMPLES, *SIGNALS, *WRITTEN_OUT,
 ]  # fmt: skip

@@ -359,3 +359,20 @@ def test_a_long_chain_is_compiled_without_recursion_in_linear_time() -> None:
         seconds.append(time.process_time() - start)
     assert len(ops(compiled)) > 3000
     assert seconds[1] < 9 * seconds[0] + 1  # 4 when linear, 16 when quadratic
+
+
+@pytest.mark.parametrize("where", ["constant", "initializer"])
+@pytest.mark.parametrize("layout", ["flat", "per axis"])
+def test_sparse_constants(where: str, layout: str) -> None:
+    w = np.zeros((3, 4), np.float32)
+    w[0, 1], w[2, 3] = 1.5, -2
+    at = np.asarray([1, 11]) if layout == "flat" else np.asarray([[0, 1], [2, 3]])
+    parts = (onnx.numpy_helper.from_array(np.asarray([1.5, -2], np.float32), "w"), onnx.numpy_helper.from_array(at, "at"))
+    sparse = onnx.helper.make_sparse_tensor(*parts, [3, 4])
+    model = net("y = MatMul(x, w)", "float[N,3] x", "float[N,4] y")
+    if where == "constant":
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    else:
+        model.graph.sparse_initializer.append(sparse)
+    dense = net("y = MatMul(x, w)", "float[N,3] x", "float[N,4] y", w=w)
+    near(relevance(model, data(2, 3)), relevance(dense, data(2, 3)), 0)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 
-import onnxlrp
 from onnxlrp import (
     AlphaBeta,
     Average,
@@ -31,11 +27,8 @@ from onnxlrp import (
 )
 
 SHARED = Path(__file__).parents[2] / "shared"
-DATA, ZOO, REFS = SHARED / "data", SHARED / "zoo", SHARED / "zoo_refs"
+DATA = SHARED / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the reference numbers (../shared/data) are not beside this checkout")
-needs_zoo = pytest.mark.skipif(
-    not REFS.is_dir(), reason="the reference numbers (../shared/zoo_refs) are not beside this checkout"
-)
 
 LAYERS = ["conv1", "pool1", "conv2", "pool2", "flatten", "fc1", "fc2", "fc3"]
 
@@ -99,114 +92,3 @@ def test_tutorial_convolutional_recipe() -> None:
     found = [explanation.relevance, *(explanation.layers[layer] for layer in LAYERS[:-1])]
     worst = {layer: error(r, data[f"R/{layer}"]) for layer, r in zip(LAYERS, found, strict=True)}
     assert max(worst.values()) <= 1e-4, worst
-
-
-# ----------------------------------------------------------------------------------------------------------------- zoo
-
-STATUS = json.loads((REFS / "status.json").read_text()) if REFS.is_dir() else {}
-FILES = {m["name"]: m["file"] for m in json.loads((ZOO / "manifest.json").read_text())} if ZOO.is_dir() else {}
-OTHER_ISSUES = ("attn_lrp", "cp_lrp")  # presets that this version does not have
-
-
-def compiled_or_refused(path: Path, preset: str) -> onnx.ModelProto:
-    """A compiled model; skips when the operator of a node, which the message must name, is not read yet."""
-    try:
-        return onnxlrp.compile(path, preset)
-    except onnxlrp.UnsupportedOp as refused:
-        if "node '" not in str(refused):
-            raise
-        pytest.skip(str(refused).split("; to get past")[0])
-
-
-def assert_books_balance(path: Path, preset: str, feed: dict[str, np.ndarray]) -> None:
-    """arrived = sent + bias + ε at every layer: exact book-keeping in the place of a map that rounding decides."""
-    books = Explainer(path, preset, checks=True)(feed).conservation
-    scale = max(abs(b.arrived) for b in books)
-    assert scale > 0
-    for b in books:
-        assert abs(b.dropped) <= 1e-3 * max(scale, abs(b.bias), abs(b.epsilon)), b
-
-
-@needs_zoo
-@pytest.mark.slow
-def test_zoo_list(capsys: pytest.CaptureFixture[str]) -> None:
-    """Prints which models are explained, and for the others the node that has no reading."""
-    lines = {name: reading(ZOO / file) for name, file in sorted(FILES.items())}
-    explained = sum(line.endswith("layers") for line in lines.values())
-    with capsys.disabled():
-        print("\n".join(["", *(f"{name:30} {line}" for name, line in lines.items()), f"{explained} of {len(lines)} explained"]))
-    assert explained
-    assert all("node '" in line or line.endswith("layers") for line in lines.values())
-
-
-def reading(path: Path) -> str:
-    """How many layers are explained, or which node is not read."""
-    try:
-        return f"{len(onnxlrp.inspect(path))} layers"
-    except onnxlrp.UnsupportedOp as refused:
-        return str(refused).split("; to get past")[0][:150]
-
-
-def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs by name, with the convolutions that round as the reference's do.
-
-    onnxruntime's layout optimisation sums in another order; a unit within that rounding (1e-6) of a ReLU's kink then
-    flips, which Epsilon turns into 1e-3 … 1e-2 of a map. That is the runtime's rounding, not the compiler's formula.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
-
-
-@needs_zoo
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:layer .* inputs lie outside")  # ±3 is the references' range, not every input's
-@pytest.mark.filterwarnings("ignore:Σ relevance")  # random weights under Epsilon conserve little; the books still balance
-@pytest.mark.parametrize("name", [n for n, s in STATUS.items() if s.get("presets")] or ["none"])
-def test_zoo_model_matches_its_reference(name: str) -> None:
-    """Compiles, gives the model's own outputs, and the reference's relevance; or names the node that it cannot read."""
-    worst = {}
-    for preset, info in STATUS[name]["presets"].items():
-        if preset in OTHER_ISSUES:
-            continue
-        compiled = compiled_or_refused(ZOO / FILES[name], preset)
-        reference = np.load(REFS / info["file"])
-        feed = {k[3:]: reference[k] for k in reference.files if k.startswith("in:")}
-        found = run(compiled, feed)
-        for key in [k for k in reference.files if k.startswith("relevance:")]:
-            r = found[f"relevance.{key[10:]}"]
-            assert np.isfinite(r).all()
-            if info["well_conditioned"]:
-                worst[f"{preset} {key}"] = error(r, reference[key])
-        if not info["well_conditioned"]:
-            assert_books_balance(ZOO / FILES[name], preset, feed)
-    assert all(v <= 1e-3 for v in worst.values()), worst
-
-
-@needs_zoo
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(FILES) or ["none"])
-def test_zoo_model_keeps_its_outputs(name: str) -> None:
-    """The compiled graph's own outputs equal the model's, and its file is hardly larger than the model's."""
-    path = ZOO / FILES[name]
-    compiled = compiled_or_refused(path, "epsilon_plus_flat")
-    data = np.load(path.with_suffix(".npz"))
-    feed = {k[3:]: data[k] for k in data.files if k.startswith("in:")}
-    found = run(compiled, feed)
-    own = run_model(path, feed)
-    for key, y in own.items():
-        if isinstance(y, np.ndarray) and y.dtype.kind == "f":
-            assert error(found[key].astype(np.float64), y.astype(np.float64)) <= 1e-5
-    weights = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*") if p.suffix != ".npz")
-    assert compiled.ByteSize() <= 1.05 * weights + 200_000 + 2_000 * len(compiled.graph.node)
-
-
-def run_model(path: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's own outputs."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))

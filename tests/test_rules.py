@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import reference
+from _pytest.mark import ParameterSet
 from cases import CASES, Case, K, X, row
 from helpers import Array, error, explain, flat, nodes_of, run, shared
 
@@ -102,6 +104,8 @@ def box(case: Case, spec: Spec) -> dict[str, Array]:
 def fits(case: Case, spec: Spec) -> bool:
     """What has a meaning: bounds are those of one input, and RMS needs the batch axis to be one."""
     x = case.inputs[case.active[0]]
+    if case.op == "DFT" and spec.name in ("WSquare", "Flat"):
+        return False  # the spectrum of the constant 1 is 0 but for one bin: all denominators are rounding
     if spec.box:
         channels = spec.box == "scalar" or (case.batched(x) and len(case.active) == 1 and x.ndim > 1)
         return channels and case.op != "Sub"  # the term of a subtrahend is -x
@@ -169,7 +173,10 @@ def dense_relevance(
 
 
 def steadiness(spec: Spec, x: Array, W: Array, b: Array, options: Mapping[str, Any]) -> Array:
-    """Per output, how large its smallest denominator (and its value) is, relative to the terms that it is the sum of."""
+    """Per output, how large its smallest denominator (and its value) is, relative to the terms that it is the sum of.
+
+    Weights are as exact as the largest one: where only others of less than 1 % meet an input, rounding decides, too.
+    """
     o = dict(options)
     policy, stab = o.pop("bias"), {k: o.pop(k) for k in ("epsilon", "relative", "signed") if k in o}
     w, present = reference.weight(W, o.pop("weightless"), o.pop("mask"))
@@ -178,6 +185,7 @@ def steadiness(spec: Spec, x: Array, W: Array, b: Array, options: Mapping[str, A
     for _, terms, split in reference.SHARES[spec.name](x, w, b, **o):
         q, bias = terms * present, reference.policy(spec.name, policy, b, split)
         size = np.abs(q).sum(0) + np.abs(bias)
+        size = np.where(size > 0, np.maximum(size, 0.01 * np.max(np.abs(q), initial=0)), 0)
         ratio = np.abs(reference.stab(q.sum(0) + bias, **stab)) / np.maximum(size, 1e-30)
         out = np.minimum(out, np.where(size > 0, ratio, 1))
     return out
@@ -204,8 +212,19 @@ def relevances(case: Case, found: Mapping[str, Array]) -> dict[str, Array]:
     return {n: found[f"relevance.{n}"] for n in case.active}
 
 
+def some_by_default(cases: Sequence[Case], each: int = 4) -> list[ParameterSet]:
+    """The first cases of every operator, and those of the operators with a weight; the others are slow tests."""
+    seen = Counter[str]()
+    out = []
+    for case in cases:
+        seen[case.op] += 1
+        slow = seen[case.op] > each and case.kind != "WEIGHTED"
+        out.append(pytest.param(case, id=case.id, marks=[pytest.mark.slow] if slow else []))
+    return out
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.id)
-@pytest.mark.parametrize("case", LINEAR_CASES, ids=str)
+@pytest.mark.parametrize("case", some_by_default(LINEAR_CASES))
 def test_rule_equals_the_dense_reference(case: Case, spec: Spec):
     """Each input's relevance and the sum of all, for signed, non-negative and proved non-negative inputs and every bias."""
     if not fits(case, spec):
@@ -225,7 +244,7 @@ def test_every_rule_and_policy_is_used():
     for spec in SPECS:
         kinds = {c.kind for c in LINEAR_CASES if fits(c, spec)}
         assert kinds == {"WEIGHTED", "LINEAR", "SUM", "AFFINE"}, spec.id
-    assert {c.kind for c in LINEAR_CASES if has_bias(c)} == {"WEIGHTED", "SUM", "AFFINE"}
+    assert {c.kind for c in LINEAR_CASES if has_bias(c)} == {"WEIGHTED", "SUM", "AFFINE", "LINEAR"}
 
 
 # ------------------------------------------------------------------------------------------------ properties of rules
@@ -234,7 +253,7 @@ TYPICAL = [
     BY_ID[i]
     for i in (
         "Conv-2-D_stride_pads", "ConvTranspose-2-D_groups", "Gemm-transB", "MatMul-batched_bias", "Add-frozen",
-        "Sum-three_broadcast", "AveragePool-ceil_mode_pads_included", "Resize-linear_axes", "BatchNormalization-2-D",
+        "Sum-three_broadcast", "AveragePool-pads_included", "Resize-linear_axes", "BatchNormalization-2-D",
     )
 ]  # fmt: skip
 typical = pytest.mark.parametrize("case", TYPICAL, ids=str)

@@ -96,3 +96,11 @@ def test_a_tensor_that_was_asked_for_stays_channels_last() -> None:
     model, _ = networks("relu")
     found = lrp(model, {"x": data(2, 3, 6, 5)}, Composite(Epsilon(), GlobalTypeMap({"Conv": ZPlus()})), layers=["e"])
     assert found["relevance.e"].shape == (2, 6, 5, 4)
+
+
+def test_a_tensor_between_two_transposes_can_be_explained() -> None:
+    model = net(f"d = {LAST}(x)\ne = {FIRST}(d)\nr = Relu(e)\nf = Flatten(r)\ny = MatMul(f, w)", "float[N,3,2,5] x",
+                "float[N,4] y", w=weight(30, 4))  # fmt: skip
+    x = data(2, 3, 2, 5)
+    found = lrp(model, {"x": x}, "epsilon", explain=["d"])
+    near(found["relevance.d"].transpose(0, 3, 1, 2), relevance(model, x))

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..errors import UnsupportedOp
+from ..weights import constant
 
 __all__ = ["EXPANSIONS", "Writer", "Written", "expansion"]
 
@@ -59,10 +60,10 @@ class Writer:
         return made
 
     def constant(self, value: Any, dtype: Any = np.float32) -> gs.Constant:
-        """An initializer of its own."""
+        """An initializer of its own; bfloat16, which numpy lacks and graphsurgeon counts, as the float32 it is widened to."""
         self.constants += 1
         name = f"{self.node.name}/constant_{self.constants}"
-        return gs.Constant(name, np.asarray(value, dtype))
+        return constant(name, np.asarray(value, np.float32 if isinstance(dtype, int) else dtype))
 
     def ints(self, *values: int) -> gs.Constant:
         """An int64 vector: shapes, axes."""
@@ -116,6 +117,6 @@ class Writer:
                 for user in list(result.outputs):
                     user.inputs = [out if t is result else t for t in user.inputs]
                 maker.outputs = [out if t is result else t for t in maker.outputs]
-            if i == 0:
+            if i == 0 and all(n.name != self.node.name for n in self.made):
                 maker.name = self.node.name
         return self.made

@@ -3,7 +3,29 @@
 Operators know no rule; they make nodes only through `View.e`, the emitter.
 """
 
-from . import arith, conv, dense, einsum, measures, moves, norm, pointwise, pool, reduce, scatter, select  # noqa: F401  (importing registers the operators)
+from . import (
+    arith,
+    conv,
+    dense,
+    einsum,
+    measures,
+    moves,
+    norm,
+    pointwise,
+    pool,
+    reduce,
+    regions,
+    resize,
+    sample,
+    scatter,
+    select,
+    signal,
+    softmax,
+)
 from .registry import OPS, Op, View
 
-__all__ = ["OPS", "Op", "View"]
+# importing a topic registers its operators
+__all__ = [
+    "OPS", "Op", "View", "arith", "conv", "dense", "einsum", "measures", "moves", "norm", "pointwise", "pool", "reduce",
+    "regions", "resize", "sample", "scatter", "select", "signal", "softmax",
+]  # fmt: skip

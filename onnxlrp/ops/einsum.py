@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+
 from ..facts import subscripts
 from ..linear import Kind, LinearMap, Reading
 from ..tensor import Tensor
@@ -14,12 +16,28 @@ def letters(v: View) -> tuple[list[str], str]:
 
 
 def _refuse(v: View) -> str | None:
-    if any(v.x(i) is None or v.need(i).shape is None for i in range(len(v.node.inputs))):
-        return "the rank of an operand is unknown"
-    terms, out = letters(v)
-    if any(len(set(t)) < len(t) for t in (*terms, out)):
-        return f"its equation '{v.attr('equation')}' takes a diagonal"
-    return None
+    unknown = any(v.x(i) is None or v.need(i).shape is None for i in range(len(v.node.inputs)))
+    return "the rank of an operand is unknown" if unknown else None
+
+
+def off_diagonal(v: View) -> tuple[list[str], str, list[tuple[str, Tensor]]]:
+    """`letters` with no letter twice in an operand, and the identity matrices that pick the diagonals: bii -> bij,ij."""
+    e, (terms, out) = v.e, letters(v)
+    free = iter(c for c in string.ascii_letters if c not in "".join(terms))
+    apart, eyes = [], []
+    for i, term in enumerate(terms):
+        x, spelled = v.need(i), ""
+        for axis, letter in enumerate(term):
+            if letter in spelled:
+                n = e.dim(x, axis)
+                size = x.shape[axis] if x.shape is not None else None
+                square = e.op("Expand", e.zero, e.concat([n, n]), shape=(size, size))
+                fresh = next(free)
+                eyes.append((letter + fresh, e.op("EyeLike", square, shape=(size, size))))
+                letter = fresh
+            spelled += letter
+        apart.append(spelled)
+    return apart, out, eyes
 
 
 def einsum_kind(v: View) -> Kind:
@@ -40,14 +58,15 @@ def einsum(v: View) -> Reading:
 def operand(v: View, index: int) -> LinearMap:
     """The equation as linear in one operand; its weight is the next operand, the remaining ones stay as they are."""
     e, y = v.e, v.y
-    terms, out = letters(v)
+    terms, out, eyes = off_diagonal(v)
     operands = [v.need(i) for i in range(len(terms))]
     x, weight = operands[index], (index + 1) % len(terms)
     w = operands[weight] if len(terms) > 1 else e.one
 
     def product(letters: str, parts: dict[int, tuple[str, Tensor]], scale: Tensor) -> Tensor:
-        equation = ",".join(t for t, _ in parts.values()) + "->" + letters
-        z = e.op("Einsum", *(t for _, t in parts.values()), shape=(None,) * len(letters), equation=equation)
+        factors = [*parts.values(), *eyes]
+        equation = ",".join(t for t, _ in factors) + "->" + letters
+        z = e.op("Einsum", *(t for _, t in factors), shape=(None,) * len(letters), equation=equation)
         return scale * z if len(terms) == 1 else z
 
     def with_weight(w: Tensor) -> dict[int, tuple[str, Tensor]]:
@@ -60,7 +79,7 @@ def operand(v: View, index: int) -> LinearMap:
 
     def adjoint(s: Tensor, w: Tensor) -> list[Tensor]:
         parts = {**with_weight(w), index: (out, s)}
-        known = set("".join(t for t, _ in parts.values()))
+        known = set("".join(t for t, _ in (*parts.values(), *eyes)))
         kept = "".join(c for c in terms[index] if c in known)  # letters of x alone were summed: spread evenly
         c = product(kept, parts, w)
         lost = [a for a, letter in enumerate(terms[index]) if letter not in known]

@@ -1,16 +1,13 @@
-"""Operators that copy values to other places: relevance goes where the value came from, by the exact adjoint.
-
-Resize with interpolation is linear in the same way and lives here too.
-"""
+"""Operators that copy values to other places: relevance goes where the value came from, by the exact adjoint."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from ..linear import Kind, LinearMap, Reading
+from ..linear import Kind, Reading
 from ..tensor import Tensor, fixed
 from .pool import scatter
 from .registry import View, op
@@ -47,9 +44,9 @@ def by_index(v: View, x: Tensor, again: Callable[[Tensor], Tensor]) -> Callable[
         size = e.reshape(e.op("Size", x, shape=(), dtype=np.int64), 1)
         one_more = e.op("Add", size, e.ints(1), shape=(1,), dtype=np.int64)
         every = e.op("Slice", e.arange(one_more), e.ints(1), one_more, shape=(None,), dtype=np.int64)
-        places = again(e.op("Reshape", every, e.shape_of(x), shape=x.shape))
+        places = again(e.reshape_to(every, e.shape_of(x), x.shape))
         line = scatter(e.op("Expand", e.zero, one_more, shape=(None,)), places, r)
-        return e.op("Reshape", e.op("Slice", line, e.ints(1), one_more, shape=(None,)), e.shape_of(x), shape=x.shape)
+        return e.reshape_to(e.op("Slice", line, e.ints(1), one_more, shape=(None,)), e.shape_of(x), x.shape)
 
     return back
 
@@ -205,85 +202,3 @@ def where_(v: View) -> Reading:
         return tuple(e.unbroadcast(e.elementwise("Where", chosen, *sides[i], dtype=r.dtype), v.need(i)) for i in actives)
 
     return v.reading(Kind.MOVE, tuple(v.need(i) for i in actives), passed=back, vjp=back)
-
-
-# ------------------------------------------------------------------------------------------------------------- resize
-
-
-def _resize_kind(v: View) -> Kind:
-    return Kind.MOVE if v.attr("mode", "nearest") == "nearest" else Kind.LINEAR
-
-
-def _resize_refuse(v: View) -> str | None:
-    if v.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        return "tf_crop_and_resize reads a region of interest"
-    return "its sizes keep the aspect ratio" if v.attr("keep_aspect_ratio_policy", "stretch") != "stretch" else None
-
-
-@op("Resize", _resize_kind, kinds=(Kind.MOVE, Kind.LINEAR), refuse=_resize_refuse)
-def resize(v: View) -> Reading:
-    """Interpolation, separable: y = x ×₁ M₁ ×₂ M₂ …; M is what the operator itself makes of an identity matrix."""
-    e, x, y = v.e, v.need(0), v.y
-    others = [v.x(i) for i in range(1, len(v.node.inputs))]
-    axes = [int(a) % x.rank for a in v.attr("axes", range(x.rank))]
-
-    def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
-        return w * e.op("Resize", xs[0], *others, shape=y.shape, **v.node.attrs) + b
-
-    def back(s: Tensor) -> Tensor:
-        for position, axis in enumerate(axes):
-            if not _unchanged(v, x, y, position, axis):
-                s = _times(s, _matrix(v, x, y, position, axis), axis, x)
-        return s
-
-    m = LinearMap((x,), e.one, e.zero, y, apply, lambda s, w: [back(w * s)])
-    if _resize_kind(v) is Kind.MOVE:
-        return v.move(x, back)
-    return v.linear(Kind.LINEAR, m)
-
-
-def _unchanged(v: View, x: Tensor, y: Tensor, position: int, axis: int) -> bool:
-    scales = v.x(2)
-    if scales is not None and scales.value is not None and scales.value.size:
-        return bool(scales.value[position] == 1)
-    return x.shape is not None and y.shape is not None and x.shape[axis] == y.shape[axis] and x.shape[axis] is not None
-
-
-def _matrix(v: View, x: Tensor, y: Tensor, position: int, axis: int) -> Tensor:
-    """(in, out) interpolation matrix along one axis."""
-    e = v.e
-    size, out = (t.shape[axis] if t.shape is not None else None for t in (x, y))
-    n = e.dim(x, axis)
-    square = e.op("Expand", e.zero, e.concat([n, n]), shape=(size, size))
-    eye = e.op("EyeLike", square, shape=(size, size))
-    eye = e.op("Unsqueeze", eye, e.ints(0, 1), shape=(1, 1, size, size))
-    attrs = {k: a for k, a in v.node.attrs.items() if k != "axes"}
-    scales = v.x(2)
-    if scales is not None and not (scales.value is not None and scales.value.size == 0):
-        one = e.op("Gather", scales, e.ints(position), shape=(1,), dtype=np.float32, axis=0)
-        if scales.value is not None:
-            one = e.array(scales.value[[position]])
-        three = e.array([1.0, 1.0, 1.0])
-        scale = e.op("Concat", three, one, shape=(4,), axis=0)
-        if one.value is not None:
-            scale = e.array([1, 1, 1, float(one.value[0])])
-        made = e.op("Resize", eye, None, scale, shape=(1, 1, size, out), **attrs)
-    else:
-        sizes = e.concat([e.ints(1, 1), n, e.dim(y, axis)])
-        made = e.op("Resize", eye, None, None, sizes, shape=(1, 1, size, out), **attrs)
-    return e.op("Squeeze", made, e.ints(0, 1), shape=(size, out))
-
-
-def _times(s: Tensor, matrix: Tensor, axis: int, x: Tensor) -> Tensor:
-    """Contract axis `axis` of s (length out) with a matrix (in, out)."""
-    e, rank = s.emit, s.rank
-    assert s.shape is not None
-    assert x.shape is not None
-    shape = (*s.shape[:axis], x.shape[axis], *s.shape[axis + 1 :])
-    if axis == rank - 2:
-        return e.op("MatMul", matrix, s, shape=shape)
-    order: Sequence[int] = [a for a in range(rank) if a != axis] + [axis]
-    turned = e.transpose(s, order)
-    assert turned.shape is not None
-    product = e.op("MatMul", turned, e.swap(matrix), shape=(*turned.shape[:-1], x.shape[axis]))
-    return e.transpose(product, np.argsort(order).tolist())

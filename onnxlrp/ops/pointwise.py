@@ -90,15 +90,16 @@ SLOPES: dict[str, Slope] = {
     "Asinh": lambda v, x, y: 1.0 / _f("Sqrt", 1.0 + x * x), "Acosh": lambda v, x, y: 1.0 / _f("Sqrt", x * x - 1.0),
     "Atanh": lambda v, x, y: 1.0 / (1.0 - x * x),
     "Cast": lambda v, x, y: x.emit.ones_like(y),
+    "Mod": lambda v, x, y: x.emit.ones_like(y),  # x - n trunc(x / n)
     "QuantizeDequantize": lambda v, x, y: x.emit.ones_like(x),
 }  # fmt: skip
 
 
 def _refuse(v: View) -> str | None:
-    frozen = {"PRelu": "slope", "Pow": "exponent", "Clip": "bound"}
+    frozen = {"PRelu": "slope", "Pow": "exponent", "Clip": "bound", "Mod": "divisor"}
     if v.node.op in frozen and v.actives() != [0]:
         return f"its {frozen[v.node.op]} depends on the explained input"
-    return None
+    return "fmod=0, which the runtime computes for integers only" if v.node.op == "Mod" and not v.attr("fmod") else None
 
 
 @op(" ".join(SLOPES), Kind.POINTWISE, "Activation", refuse=_refuse)

@@ -97,6 +97,37 @@ def average_pool(v: View) -> Reading:
     return v.linear(Kind.LINEAR, average(v, v.need(0), v.y, window, int(v.attr("count_include_pad", 0))))
 
 
+def _blocks(v: View) -> str | None:
+    block = v.need(2).value
+    if block is None:
+        return "its block_shape is computed at run time"
+    dilated = block.size != 2 and any(d != 1 for d in v.attr("dilations", []))
+    return "the runtime mixes channels where blocks of other than two axes are dilated" if dilated else None
+
+
+@op("Col2Im", Kind.LINEAR, refuse=_blocks)
+def col2im(v: View) -> Reading:
+    """Columns added up where their blocks lie in the image; adjoint: a Conv that takes each block apart again.
+
+    x (N,C·∏k,L), y (N,C,*image).
+    """
+    e, x, y = v.e, v.need(0), v.y
+    sizes = v.need(2).value
+    assert sizes is not None
+    window = Window.of(v, [int(k) for k in sizes])
+    n = math.prod(window.kernel)
+
+    def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
+        return w * e.op("Col2Im", e.expand_like(xs[0], x), v.need(1), v.need(2), shape=y.shape, **v.node.attrs) + b
+
+    def adjoint(s: Tensor, w: Tensor) -> list[Tensor]:
+        each = e.array(np.eye(n, dtype=np.float32).reshape(n, 1, *window.kernel))
+        outs = (None,) * len(window.kernel)
+        return [e.reshape_like(e.op("Conv", plane(w * s), each, shape=(None, n, *outs), **window.attrs()), x)]
+
+    return v.linear(Kind.LINEAR, LinearMap((x,), e.one, e.zero, y, apply, adjoint))
+
+
 def scatter(x: Tensor, at: Tensor, r: Tensor) -> Tensor:
     """r added to zeros of x's layout at flat positions."""
     e = x.emit
@@ -114,18 +145,16 @@ def fetch(x: Tensor, at: Tensor) -> Tensor:
     return e.op("Gather", e.reshape(x, -1), at, shape=at.shape, axis=0)
 
 
-def _ordered(v: View) -> str | None:
-    return "storage_order=1 (column-major indices)" if v.attr("storage_order", 0) else None
-
-
-@op("MaxPool", Kind.SELECT, "Pooling", "MaxPooling", refuse=_ordered)
+@op("MaxPool", Kind.SELECT, "Pooling", "MaxPooling")
 def max_pool(v: View) -> Reading:
     """Maximum over each window; the second output of MaxPool says where it was (the first one on ties)."""
     e, x, y = v.e, v.need(0), v.y
     window = Window.of(v, v.attr("kernel_shape"))
 
+    attrs = {k: a for k, a in v.node.attrs.items() if k != "storage_order"}  # 1: column-major indices
+
     def winner() -> Tensor:
-        return e.ops("MaxPool", x, shapes=[y.shape, y.shape], dtypes=[None, np.int64], **v.node.attrs)[1]
+        return e.ops("MaxPool", x, shapes=[y.shape, y.shape], dtypes=[None, np.int64], **attrs)[1]
 
     def back(s: Tensor) -> Tensor:
         return scatter(x, winner(), s)
