@@ -26,6 +26,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         bare = shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:
         return skeleton(model)
+    _rename_invented(bare, model)
     known = {v.name for v in bare.graph.value_info}
     bare.graph.value_info.extend(v for name, v in recorded.items() if name not in known)
     for found, declared in zip(bare.graph.output, model.graph.output, strict=True):
@@ -33,6 +34,22 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         if told and not _contradicts(found.type.tensor_type, declared.type.tensor_type):
             found.CopyFrom(declared)
     return bare
+
+
+INVENTED = "unk__"  # begins the names that inference gives to sizes it does not know, counting from 0 in every run
+
+
+def _rename_invented(found: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Number the sizes that were invented just now behind those that the model has already: equal names are equal sizes."""
+    given = {d.dim_param for v in found.graph.input for d in v.type.tensor_type.shape.dim}
+    faces = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    old = {d.dim_param for v in faces for d in v.type.tensor_type.shape.dim if d.dim_param.startswith(INVENTED)}
+    first = 1 + max((int(n) for name in old if (n := name[len(INVENTED) :]).isdigit()), default=-1)
+    new: dict[str, str] = {}
+    for v in (*found.graph.value_info, *found.graph.output):
+        for d in v.type.tensor_type.shape.dim:
+            if d.dim_param.startswith(INVENTED) and d.dim_param not in given:
+                d.dim_param = new.setdefault(d.dim_param, f"{INVENTED}{first + len(new)}")
 
 
 def _contradicts(found: onnx.TypeProto.Tensor, declared: onnx.TypeProto.Tensor) -> bool:

@@ -376,3 +376,16 @@ def test_sparse_constants(where: str, layout: str) -> None:
         model.graph.sparse_initializer.append(sparse)
     dense = net("y = MatMul(x, w)", "float[N,3] x", "float[N,4] y", w=w)
     near(relevance(model, data(2, 3)), relevance(dense, data(2, 3)), 0)
+
+
+def test_sizes_that_inference_invents_in_two_runs_have_two_names() -> None:
+    """Equal names are equal sizes, for the compiler and for the runtime's buffers."""
+    model = net(
+        "a = my.Thing(x)\nb = Reshape(x, s)\ny = Add(a, b)", "float[N,4] x, int64[2] s", "float y", domains=', "my" : 1'
+    )
+    known = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["unk__0", 4])
+    model.graph.value_info.append(known)
+    shapes = {v.name: [d.dim_param for d in v.type.tensor_type.shape.dim] for v in infer_shapes(model).graph.value_info}
+    assert shapes["a"][0] == "unk__0"
+    assert "unk__0" not in shapes["b"]
+    assert len(set(shapes["b"])) == 2

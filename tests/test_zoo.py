@@ -115,7 +115,8 @@ def test_zoo_model_keeps_its_outputs(name: str) -> None:
     own = run_model(path, feed)
     for key, y in own.items():
         if isinstance(y, np.ndarray) and y.dtype.kind == "f":
-            assert error(found[key].astype(np.float64), y.astype(np.float64)) <= 1e-5
+            # a float16 file rounds every sum to 11 bits where the compiled one computes in float32
+            assert error(found[key].astype(np.float64), y.astype(np.float64)) <= (2e-3 if name.endswith("fp16") else 1e-5)
     weights = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*") if p.suffix != ".npz")
     assert compiled.ByteSize() <= 1.05 * weights + 200_000 + 2_000 * len(compiled.graph.node)
 
