@@ -11,6 +11,7 @@ from models_for_tests import CONSTANTS, data, lrp, near, net, ops, relevance, ru
 
 import onnxlrp
 from onnxlrp.graph import load, scope_of
+from onnxlrp.inference import infer_shapes
 
 X = data(2, 3, 6, 5)
 
