@@ -118,6 +118,7 @@ def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int
         "target": face.target,
         "relevance": face.relevance,
         "layers": face.layers,
+        "tokens": face.tokens,
         "checks": face.checks,
         "check_layers": list(rows),
         "class_axis": axis,

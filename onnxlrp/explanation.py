@@ -83,7 +83,7 @@ class Explanation:
 
     relevances: per explained tensor, of its shape. output: the explained output. outputs: all of the model's.
     target: the class explained, per row (per position for outputs of rank > 2). layers: relevance of what `layers=`
-    named. ratio: Σ relevance ÷ Σ initial relevance, per row.
+    named. ratio: Σ relevance ÷ Σ initial relevance, per row. tokens: per embedding of tokens, relevance per token (N,T).
     """
 
     relevances: dict[str, Array]
@@ -96,6 +96,7 @@ class Explanation:
     inputs: dict[str, Array] = field(repr=False)
     _books: Callable[[], Books] = field(repr=False)
     _inner: Array | None = field(default=None, repr=False)
+    tokens: dict[str, Array] = field(default_factory=dict)
 
     @property
     def relevance(self) -> Any:
@@ -149,6 +150,7 @@ class Explanation:
 
     def _arrays(self) -> dict[str, Any]:
         arrays: dict[str, Any] = {f"relevance.{k}": v for k, v in {**self.relevances, **self.layers}.items()}
+        arrays |= {f"relevance_tokens.{k}": v for k, v in self.tokens.items()}
         for name, value in self.outputs.items():
             if isinstance(value, np.ndarray):  # sequences and maps are no arrays
                 arrays[f"output.{name}"] = value.astype(str) if value.dtype.kind == "O" else value

@@ -96,6 +96,7 @@ class Facts:
     scaled: frozenset[str]
     batch: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()  # explained embeddings
 
 
 def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence[str] | None) -> Facts:
@@ -144,6 +145,7 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
         frozenset(scaled_inputs(graph, explained)),
         batch_axes(graph, explained),
         signals(units, path, explained),
+        tuple(t for t in explained if t in embeddings(graph)),
     )
 
 

@@ -24,6 +24,7 @@ SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
 LABELS = ("ArgMax", "ZipMap", "QuantizeLinear")  # what makes labels or codes of scores
 AXES = {"Softmax": -1, "LogSoftmax": -1, "ArgMax": 0}  # operators that say where the classes lie, and their default
 TRANSPARENT = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "LabelEncoder")
+MASK = "attention_mask"  # the name that exporters give to what marks a text's tokens among its padding
 PICKS = ("ArrayFeatureExtractor", "Gather")
 SPELLED = ("Concat", "Reciprocal", "Div")  # what a Sigmoid may be spelled with, or its outputs put together
 COPIES = ("Slice", "Gather", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity")
@@ -225,7 +226,29 @@ def initial_relevance(
         hit = e.elementwise("Equal", along(e, e.arange(e.dim(y, axis), classes), axis, rank), chosen, dtype=bool)
         value = where(wrong, float("nan"), where(hit, value, 0.0))
         value.shape = y.shape
+    marked = _marked(e, head, y)
+    if marked is not None:  # padding is not explained
+        value = where(marked, value, 0.0)
+        if position == -1:
+            return where(_last(e, marked), value, 0.0)
     return value if position is None else _at(e, value, head, position)
+
+
+def _marked(e: Emit, head: Head, y: Tensor) -> Tensor | None:
+    """Positions that the input attention_mask marks, (N,T,1); None for models without one of the output's length."""
+    mask = e.tensors.get(MASK)
+    if mask is None or mask.var.inputs or mask.shape is None or len(mask.shape) != 2 or head.rank != 3 or y.shape is None:
+        return None
+    if head.class_axis != 2 or y.shape[1] is None or mask.shape[1] != y.shape[1]:
+        return None
+    return e.op("Unsqueeze", e.cast(mask, bool), e.ints(2), shape=(*mask.shape, 1))
+
+
+def _last(e: Emit, marked: Tensor) -> Tensor:
+    """Where the last marked position of each row is."""
+    every = along(e, e.arange(e.dim(marked, 1)), 1, 3)
+    at = e.elementwise("Where", marked, every, e.array(-1, np.int64), dtype=np.int64)
+    return e.elementwise("Equal", at, e.reduce("ReduceMax", at, [1]), dtype=bool)
 
 
 def _at(e: Emit, r: Tensor, head: Head, position: int | tuple[int, ...]) -> Tensor:

@@ -53,6 +53,7 @@ class Interface:
     seed: Tensor | None = None
     relevance: dict[str, str] = field(default_factory=dict)  # explained tensor -> output
     layers: dict[str, str] = field(default_factory=dict)  # tensor asked for -> output
+    tokens: dict[str, str] = field(default_factory=dict)  # embedding -> output with its relevance per token
     target: str = ""
     checks: str = ""
 
@@ -144,6 +145,9 @@ def expose(
         r = e.zeros_like(e.cast(x, np.float32)) if r.is_zero else r
         outputs.append(publish(e, r, f"relevance.{name}", x.shape))
         (face.relevance if name in facts.explained else face.layers)[name] = outputs[-1].name
+        if name in facts.tokens and x.shape is not None and len(x.shape) > 1:
+            outputs.append(publish(e, e.reduce("ReduceSum", r, [-1], keepdims=False), f"relevance_tokens.{name}", x.shape[:-1]))
+            face.tokens[name] = outputs[-1].name
     if request.checks:
         outputs.append(publish(e, diagnostics(e, books), "checks", (len(books), len(CHECKS))))
         face.checks = outputs[-1].name

@@ -9,7 +9,7 @@ from typing import Any
 
 from .composites import Composite
 from .errors import CompositeError
-from .node_rules import Average, BetaSmooth, DeconvNet, Gradient, GuidedBackprop
+from .node_rules import Average, BetaSmooth, DeconvNet, Gradient, GuidedBackprop, SignalTakesAll, Stop
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, GeneralizedGamma, Rule, WSquare, ZBox, Zero, ZPlus
 from .selectors import (
     EveryMap,
@@ -17,6 +17,7 @@ from .selectors import (
     FirstLayerTypeMap,
     GlobalTypeMap,
     HalfTypeMap,
+    LastLayerMap,
     WeightedRangeMap,
 )
 
@@ -85,6 +86,27 @@ for _name, _doc, _rule in (
     ("flat", "Flat", Flat),
 ):
     _single(_name, _doc, _rule)
+
+
+@_preset
+def attn_lrp() -> Composite:
+    """Epsilon; softmax Taylor, products Uniform, norms frozen, which are every preset's defaults.   Achtibat et al. 2024."""
+    return Composite(Epsilon(), name="attn_lrp")
+
+
+@_preset
+def attn_lrp_vit() -> Composite:
+    """attn_lrp with GeneralizedGamma in the patch convolution and the MLP layers.   Achtibat et al. 2024 (ViT)."""
+    gamma = GeneralizedGamma()
+    maps = (GlobalTypeMap({"Convolution": gamma, "Dense": gamma}), GlobalTypeMap({"Attention": Epsilon()}))
+    return Composite(Epsilon(), *maps, LastLayerMap(Epsilon()), name="attn_lrp_vit")
+
+
+@_preset
+def cp_lrp() -> Composite:
+    """attn_lrp with Stop at the softmax, so queries and keys get nothing, and gates get none.   Ali et al. 2022."""
+    maps = GlobalTypeMap({"Softmax": Stop(), "Product": SignalTakesAll()})
+    return Composite(Epsilon(), maps, name="cp_lrp")
 
 
 @_preset

@@ -105,10 +105,12 @@ class Explainer:
         checks = found.pop(self._face["checks"], None) if self._face["checks"] else None
         relevances = {t: found.pop(o) for t, o in self._face["relevance"].items()}
         layers = {t: found.pop(o) for t, o in self._face["layers"].items()}
+        tokens = {t: found.pop(o) for t, o in self._face.get("tokens", {}).items()}
         books = (lambda: self._books(checks)) if checks is not None else lambda: self._check_again(feed)
         return Explanation(
             relevances, found, self._targets(feed, found.get(self.plan["output"], inner), initial),
             Layers(layers, self.plan["layers"]), initial, _ratio(relevances, initial), self.plan["output"], feed, books, inner,
+            tokens,
         )  # fmt: skip
 
     # inputs ----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,29 @@ def sites(source: Source, facts: Facts) -> list[Site]:
         out.append(Site(unit.name, scope, unit.op, kind, frozenset(groups)))
     _count(out, facts)
     _ends(out, facts)
+    _attention(out, facts)
     return out
+
+
+def _attention(found: list[Site], facts: Facts) -> None:
+    """Group Attention: products of two matrices, the softmax between them, and the layers that directly lead there or away."""
+    matrices = ("MatMul", "Einsum")
+    leading: set[str] = set()
+    for unit, site in reversed(list(zip(facts.path, found, strict=True))):
+        core = site.kind is Kind.SOFTMAX or (site.kind is Kind.PRODUCT and site.op in matrices)
+        leads = any(t.name in leading for t in unit.outputs)
+        if core or (leads and site.weighted):
+            site.groups |= {"Attention"}
+        if core or (leads and not site.weighted):
+            leading |= {t.name for t in unit.inputs if t.name in facts.active}
+    behind: set[str] = set()
+    for unit, site in zip(facts.path, found, strict=True):
+        follows = any(t.name in behind for t in unit.inputs)
+        if follows and site.weighted:
+            site.groups |= {"Attention"}
+        core = "Attention" in site.groups and not site.weighted
+        if core or (follows and site.kind in (Kind.MOVE, Kind.SCALE)):
+            behind |= {t.name for t in unit.outputs}
 
 
 KIND_GROUPS = {

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from node_laws import TABLE, move, select
+from node_laws import move, select
+from node_table import TABLE
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 

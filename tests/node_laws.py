@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from recurrent_reference import Cell
 
 Array = npt.NDArray[Any]
 ONE_HOTS, HALVES = 96, 4  # directions tried on a large input; a small one is tried element by element
@@ -84,6 +85,11 @@ def equal(n: Node, **law: Array) -> Iterator[Pair]:
     for name, value in law.items():
         i = int(name[1:])
         yield Pair(f"input {i}", n.found[i], value, max(float(np.abs(value).max(initial=0)), float(np.abs(n.r).max(initial=0))))
+
+
+def attribute(n: Node, name: str, default: str) -> str:
+    value = n.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 # linear maps -------------------------------------------------------------------------------------------------------------
@@ -300,6 +306,27 @@ def log_softmax(n: Node) -> Iterator[Pair]:
     return equal(n, x0=n.x(0) * (s - np.exp(n.y) * s.sum(axis, keepdims=True)))
 
 
+def recurrent(n: Node) -> Iterator[Pair]:
+    """By Arras et al., step by step (recurrent_reference.py); the output is known by its values."""
+    given = [n.x(i) if n.has(i) else None for i in range(8)]
+    x, first = given[0], given[5:7]
+    turned = bool(n.attrs.get("layout", 0))
+    assert x is not None
+    x = x.swapaxes(0, 1) if turned else x
+    states = [s if s is None or not turned else s.swapaxes(0, 1) for s in first]
+    attrs = {k: [a.decode() for a in v] if k == "activations" else v for k, v in n.attrs.items()}
+    attrs |= {"direction": attribute(n, "direction", "forward")}
+    cell = Cell(n.op, given[1], given[2], given[3], given[7], attrs)
+    lens = None if given[4] is None else given[4].astype(int)
+    back = (lambda t: np.moveaxis(t, -2, 0)) if turned else (lambda t: t)
+    made = [back(y) for y in cell.forward(x, lens, *states)]
+    which = next(i for i, y in enumerate(made) if y.shape == n.y.shape and np.allclose(y, n.y, atol=1e-5))
+    r = np.moveaxis(n.r, 0, -2) if turned else n.r
+    law = cell.relevance(x, [r if i == which else None for i in range(3)], lens, *states)
+    r_x = law["x"].swapaxes(0, 1) if turned else law["x"]
+    yield Pair("input 0", n.found[0], r_x, law["size"])
+
+
 def scan(n: Node) -> Iterator[Pair]:
     """A running sum is linear. A running product halves r at each step: the last factor has r/2, the first two r/2ᵀ."""
     first, last = n.active
@@ -314,93 +341,3 @@ def scan(n: Node) -> Iterator[Pair]:
 
 
 # the table ---------------------------------------------------------------------------------------------------------------
-
-
-class Row(NamedTuple):
-    """data: positions of the explained inputs (None: all). more: other choices. outputs: the law is that of each output."""
-
-    law: Law | None
-    data: tuple[int, ...] | None = (0,)
-    more: tuple[tuple[int, ...], ...] = ()
-    outputs: bool = False
-
-
-def either(test: Callable[[Node], bool], yes: Law, no: Law) -> Law:
-    return lambda n: (yes if test(n) else no)(n)
-
-
-def attribute(n: Node, name: str, default: str) -> str:
-    value = n.attrs.get(name, default)
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-resize = either(lambda n: attribute(n, "mode", "linear" if n.op == "GridSample" else "nearest") == "nearest", move, linear)
-regions = either(lambda n: attribute(n, "mode", "avg") == "max", winner, linear)
-extremal = either(lambda n: attribute(n, "reduction", "none") in ("max", "min"), select, linear)
-scatter = either(lambda n: attribute(n, "reduction", "none") == "none", move, extremal)
-dense = either(lambda n: len(n.active) == 1, linear, product)
-BOTH = ((1,), (0, 1))
-
-ROWS: list[tuple[str, Row]] = [
-    # LINEAR with a weight
-    ("Conv ConvTranspose Gemm DeformConv", Row(linear)),
-    ("MatMul Einsum", Row(dense, more=BOTH)),
-    # LINEAR without a weight
-    ("AveragePool GlobalAveragePool ReduceMean ReduceSum CumSum Col2Im DFT STFT AffineGrid", Row(linear)),
-    ("Resize Upsample GridSample", Row(resize)),
-    ("RoiAlign", Row(regions)),
-    ("RotaryEmbedding", Row(linear)),  # frozen tables: SCALE and SUM, together linear
-    ("NegativeLogLikelihoodLoss", Row(linear)),  # MOVE, SCALE and a sum
-    # SUM
-    ("Add Sub", Row(linear, (0, 1), ((0,), (1,)))),
-    ("Sum Mean", Row(linear, None)),
-    # PRODUCT, SCALE, RATIO
-    ("Mul", Row(either(lambda n: len(n.active) == 1, scale, multiply), more=BOTH)),
-    ("Div", Row(either(lambda n: len(n.active) == 1, scale, ratio), more=BOTH)),
-    # NORMALIZATION
-    ("LayerNormalization", Row(layer_norm)),
-    ("GroupNormalization InstanceNormalization", Row(channel_norm)),
-    ("MeanVarianceNormalization", Row(mean_variance_norm)),
-    ("RMSNormalization LpNormalization LRN BatchNormalization", Row(passing)),
-    ("Softmax", Row(softmax)),
-    ("LogSoftmax", Row(log_softmax)),
-    # POINTWISE
-    ("Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Celu Clip Cos Cosh Elu Erf Exp Gelu HardSigmoid", Row(passing)),
-    ("HardSwish LeakyRelu Log Mish Mod Neg PRelu Pow Reciprocal Relu Selu Shrink Sigmoid Sin Sinh Softplus", Row(passing)),
-    ("Softsign Sqrt Swish Tan Tanh ThresholdedRelu DequantizeLinear QuantizeLinear", Row(passing)),
-    # MOVE
-    ("Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather GatherElements GatherND Expand Tile Pad", Row(move)),
-    ("DepthToSpace SpaceToDepth ReverseSequence Trilu Compress Identity Dropout MaxUnpool CenterCropPad", Row(move)),
-    ("ArrayFeatureExtractor OptionalGetElement", Row(move)),
-    ("Split", Row(move, outputs=True)),
-    ("Concat", Row(move, None)),
-    ("Where", Row(move, (1, 2), ((1,), (2,)))),
-    ("ScatterElements ScatterND Scatter", Row(scatter, (0, 2), ((0,), (2,)))),
-    ("TensorScatter", Row(move, (0, 1))),
-    # SELECT
-    ("MaxPool GlobalMaxPool ReduceMax ReduceMin TopK", Row(select)),
-    ("Max Min", Row(select, None, ((0,),))),
-    # REDUCE
-    (" ".join(MEASURES), Row(reduce)),
-    ("LpPool", Row(lp_pool)),
-    ("CumProd", Row(factors)),
-    # several operators in one: no law, but the relevance of the case that writes them out
-    ("Attention FlexAttention LinearAttention", Row(None, (0, 1, 2))),
-    ("CausalConvWithState SoftmaxCrossEntropyLoss", Row(None)),
-    ("SwiGLU", Row(None, None)),
-    # CONTROL FLOW: the node tests add up or multiply what they are given; the loop shifts an input by constants
-    ("Scan", Row(scan, None, outputs=True)),
-    ("Loop", Row(passing, (2,), outputs=True)),
-    ("If SequenceMap", Row(None, None)),
-    # no law is written down
-    ("LSTM GRU RNN Det Hardmax Unique TreeEnsemble DynamicQuantizeLinear", Row(None)),
-]
-TABLE = {name: row for names, row in ROWS for name in names.split()}
-
-# INERT with float inputs and outputs: nothing flows through, and when that is all there is, it is an error
-INERT = frozenset(
-    "Floor Ceil Round Sign Bernoulli Range EyeLike OneHot RandomNormalLike RandomUniformLike MelWeightMatrix Binarizer".split()
-)
-TRAINING = frozenset("Adagrad Adam Momentum".split())
-NOISY = frozenset("DFT STFT DeformConv".split())  # what should be 0 is rounding: no relevance is given to it
-HEADS = frozenset("Sigmoid Softmax LogSoftmax Cast CastLike".split())  # left out at the end of a model

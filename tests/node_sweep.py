@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from node_data import FLOATS, WRITTEN_OUT, Case, Reference, Session, attributes, cases, elements, one_line, plain, similar
-from node_laws import HEADS, INERT, NOISY, TABLE, TRAINING, Array, Node, Pair
+from node_laws import Array, Node, Pair
+from node_table import HEADS, INERT, NOISY, TABLE, TRAINING
 from onnx import helper, numpy_helper
 
 import onnxlrp

@@ -241,8 +241,8 @@ CASES = {
     ),
     "SkipLayerNormalization with bias and sum": Case(
         "t = MatMul(x, v); n,,, s = @SkipLayerNormalization<epsilon=1e-3>(x, t, g, b, c); y = Add(n, s)",
-        "t = MatMul(x, v); a = Add(x, t); s = Add(a, c); n = LayerNormalization<axis=-1, epsilon=1e-3>(s, g, b); y = Add(n, s)",
-        "MatMul, Add, Add, LayerNormalization, Add",
+        "t = MatMul(x, v); a = Add(t, c); s = Add(a, x); n = LayerNormalization<axis=-1, epsilon=1e-3>(s, g, b); y = Add(n, s)",
+        "MatMul, Add, LayerNormalization, Add",
         {**SKIP, "v": V},
     ),
     "SkipLayerNormalization of a table": Case(
@@ -265,8 +265,8 @@ CASES = {
     ),
     "SkipSimplifiedLayerNormalization": Case(
         "t = MatMul(x, v); n,,, s = @SkipSimplifiedLayerNormalization<epsilon=1e-3>(x, t, g, c); y = Add(n, s)",
-        f"t = MatMul(x, v); a = Add(x, t); s = Add(a, c); {RMS}; f = Mul(n, g); y = Add(f, s)",
-        "MatMul, Add, Add, RMSNormalization, Add",
+        f"t = MatMul(x, v); a = Add(t, c); s = Add(a, x); {RMS}; f = Mul(n, g); y = Add(f, s)",
+        "MatMul, Add, RMSNormalization, Add",
         {**SKIP, "v": V, **NUMBERS},
     ),
     "GroupNorm": Case(

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node_data import Case, cases
-from node_laws import INERT, TABLE, TRAINING, Array
+from node_laws import Array
 from node_sweep import Failure, Refused, check_law, explain, inapplicable, judge, listed, report, versions
+from node_table import INERT, TABLE, TRAINING
 
 LIST = Path(__file__).with_name("node_cases.md")
 OPERATORS = sorted({*TABLE, *INERT, *TRAINING})

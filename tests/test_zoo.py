@@ -22,7 +22,6 @@ needs_zoo = pytest.mark.skipif(not REFS.is_dir(), reason="the models (../shared/
 STATUS = json.loads((REFS / "status.json").read_text()) if REFS.is_dir() else {}
 FILES = {m["name"]: m["file"] for m in json.loads((ZOO / "manifest.json").read_text())} if ZOO.is_dir() else {}
 MANIFEST = json.loads((ZOO / "manifest.json").read_text()) if ZOO.is_dir() else []
-OTHER_ISSUES = ("attn_lrp", "cp_lrp")  # presets that this version does not have
 
 
 def compiled_or_refused(path: Path, preset: str) -> onnx.ModelProto:
@@ -86,8 +85,6 @@ def test_zoo_model_matches_its_reference(name: str) -> None:
     """Compiles, gives the model's own outputs, and the reference's relevance; or names the node that it cannot read."""
     worst = {}
     for preset, info in STATUS[name]["presets"].items():
-        if preset in OTHER_ISSUES:
-            continue
         compiled = compiled_or_refused(ZOO / FILES[name], preset)
         reference = np.load(REFS / info["file"])
         feed = {k[3:]: reference[k] for k in reference.files if k.startswith("in:")}
@@ -99,7 +96,9 @@ def test_zoo_model_matches_its_reference(name: str) -> None:
                 worst[f"{preset} {key}"] = error(r, reference[key])
         if not info["well_conditioned"]:
             assert_books_balance(ZOO / FILES[name], preset, feed)
-    assert all(v <= 1e-3 for v in worst.values()), worst
+    # on attention models the place where ε is added moves Epsilon results by 1e-4 … 3e-3
+    bound = 3e-3 if "attn_lrp" in STATUS[name]["presets"] else 1e-3
+    assert all(v <= bound for v in worst.values()), worst
 
 
 @needs_zoo
@@ -174,6 +173,10 @@ def relevance_by_place(compiled: onnx.ModelProto, feed: dict[str, np.ndarray]) -
     return [v for k, v in run(compiled, feed).items() if k.startswith("relevance.")]
 
 
+def plan_of(compiled: onnx.ModelProto) -> str:
+    return next(p.value for p in compiled.metadata_props if p.key == "onnxlrp.plan")
+
+
 @needs_zoo
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "gamma"])
@@ -187,8 +190,10 @@ def test_two_exporters_one_relevance(name: str, preset: str) -> None:
     feed = feed_of(f"{name}.ts")
     ours, theirs = relevance_by_place(old, feed), relevance_by_place(new, feed)
     assert len(ours) == len(theirs) > 0
-    noise = sum(k["noise"] for k in known)  # what rounding the weights to float32 alone changes
-    assert max(error(a, b) for a, b in zip(ours, theirs, strict=True)) <= max(1e-4, 5 * noise)
+    noise = 5 * sum(k["noise"] for k in known)  # what rounding the weights to float32 alone changes
+    if ('"recurrent"' in plan_of(old)) != ('"recurrent"' in plan_of(new)):  # one of them unrolled: ε stands in other places
+        noise = max([noise, *(k["sensitivity"] for k in known)])
+    assert max(error(a, b) for a, b in zip(ours, theirs, strict=True)) <= max(1e-4, noise)
 
 
 @needs_zoo

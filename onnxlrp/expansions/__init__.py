@@ -13,10 +13,13 @@ from ..errors import UnsupportedOp
 from ..opsets import OPSET
 from ..order import bodies
 from ..unsupported import check_opset
-from . import microsoft, ml, newer, quantized
+from . import attention, fused_attention, microsoft, ml, newer, quantized, recurrent
 from .writer import EXPANSIONS, Writer
 
-__all__ = ["EXPANSIONS", "expand", "microsoft", "ml", "newer", "quantized"]
+# importing a topic registers its expansions
+__all__ = [
+    "EXPANSIONS", "attention", "expand", "fused_attention", "microsoft", "ml", "newer", "quantized", "recurrent",
+]  # fmt: skip
 
 
 def expand(graph: gs.Graph) -> bool:
@@ -36,6 +39,8 @@ def expand(graph: gs.Graph) -> bool:
             written = write(w) if write is not None else None
         except UnsupportedOp as error:
             waiting.append(error)
+            for made in w.made:  # nothing of it may stay among the users of its inputs
+                made.inputs, made.outputs = [], []
         changed |= written is not None
         nodes += [node] if written is None else w.finish(written)
     if waiting and not changed:

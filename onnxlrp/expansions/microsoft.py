@@ -234,8 +234,13 @@ def simplified_layer_normalization(w: Writer) -> tuple[gs.Tensor, ...] | None:
 
 
 def with_skip(w: Writer, bias: gs.Tensor | None) -> gs.Tensor:
-    """x + skip + bias."""
-    return plus(w, w.need(0), w.need(1), bias)
+    """x + skip + bias; the bias goes to the product among them, whose layer it belongs to."""
+    x, skip = w.need(0), w.need(1)
+    if any(n.op in ("MatMul", "FusedMatMul") for n in skip.inputs) and not any(
+        n.op in ("MatMul", "FusedMatMul") for n in x.inputs
+    ):
+        x, skip = skip, x
+    return plus(w, plus(w, x, bias), skip)
 
 
 @expansion("SkipLayerNormalization", DOMAIN)

@@ -13,6 +13,7 @@ from . import (
     norm,
     pointwise,
     pool,
+    recurrent,
     reduce,
     regions,
     resize,
@@ -26,6 +27,6 @@ from .registry import OPS, Op, View
 
 # importing a topic registers its operators
 __all__ = [
-    "OPS", "Op", "View", "arith", "conv", "dense", "einsum", "measures", "moves", "norm", "pointwise", "pool", "reduce",
-    "regions", "resize", "sample", "scatter", "select", "signal", "softmax",
+    "OPS", "Op", "View", "arith", "conv", "dense", "einsum", "measures", "moves", "norm", "pointwise", "pool", "recurrent",
+    "reduce", "regions", "resize", "sample", "scatter", "select", "signal", "softmax",
 ]  # fmt: skip
