@@ -17,24 +17,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import doctor, presets
+from . import doctor, presets, text
 from .compile import compile as compile_model
 from .compile import inspect as inspect_model
 from .errors import CompositeError, Error, InputError
-from .explanation import Explanation, writable
+from .explanation import writable
 from .graph import over_limit, save
 from .inputs import Preprocessing, read_input
 from .plan import show_shape
 from .run import Explainer
 from .support import support
 from .version import __version__
+from .wording import composite_line, explained, scores, summary
 
 __all__ = ["main"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-LONG = 64  # entries of a list that --json prints in full
 
 
 def out(width: int | None = None) -> Console:
@@ -187,8 +185,10 @@ def compile(model: str, target: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.argument("data", metavar="INPUT", type=click.Path())
-@click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (all arrays) or .png (heat-map).")
+@click.argument("data", metavar="[INPUT]", type=click.Path(), required=False)
+@click.option("--text", "texts", multiple=True, help="Text to explain, in the place of INPUT; several make a batch.")
+@click.option("--tokenizer", type=click.Path(), help="The tokenizer.json of --text (needs onnxlrp[text]).")
+@click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (arrays), .png (heat-map), .html (text).")
 @click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
 @options_of(HEAD, BUILD, RUN)
 @click.option("--size", type=click.IntRange(1), help="Heat-map: pixels of the shorter side.")
@@ -196,7 +196,9 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def explain(
     model: str,
-    data: str,
+    data: str | None,
+    texts: tuple[str, ...],
+    tokenizer: str | None,
     target: str | None,
     classes: tuple[int, ...],
     size: int | None,
@@ -204,14 +206,20 @@ def explain(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Explain one input (.npy, .npz or a picture). MODEL may be compiled already."""
+    """Explain one input (.npy, .npz, a picture) or text. MODEL may be compiled already."""
+    if bool(texts) == (data is not None) or bool(texts) != (tokenizer is not None):
+        raise click.UsageError("give either INPUT, a file, or --text together with --tokenizer")
     picture = {k: v for k, v in (("size", size), ("cmap", cmap)) if v is not None}
     if target is not None:
-        if Path(target).suffix not in (".npz", ".png"):
-            raise InputError(f"{target}: explanations are written as .npz or .png")
+        known = (".npz", ".html") if texts else (".npz", ".png")
+        if Path(target).suffix not in known:
+            raise InputError(f"{target}: explanations{' of text' if texts else ''} are written as {' or '.join(known)}")
         writable(Path(target))
     if picture and not (target or "").endswith(".png"):
         raise click.UsageError(f"--{next(iter(picture))} is for heat-maps: add -o heat.png")
+    if data is None:
+        explain_text(opened(model, options), str(tokenizer), texts, target, list(classes) or None, as_json)
+        return
     explainer, feed = prepare(model, data, options)
     explanation = explainer(feed, target=list(classes) or None)
     if target is not None:
@@ -234,13 +242,28 @@ def explain(
     console.print(f"written: {target}{only}" if target else "nothing written; -o heat.png or -o out.npz keeps it", markup=False)
 
 
-def composite_line(text: str) -> str:
-    """A composite's text, and what its preset says of itself, in one line."""
-    lines = [line.strip() for line in text.removeprefix("Composite").strip().split("\n")]
-    first = lines[0]  # the name, or the default rule of a composite without one
-    preset = presets.PRESETS.get(first.split("(")[0])
-    said = ((preset.__doc__ or "") if preset is not None else "").strip().split("\n")[0].split("   ")[0]
-    return f"{first}: {said}" if said else first
+def explain_text(
+    explainer: Explainer, tokenizer: str, texts: Sequence[str], target: str | None, classes: list[int] | None, as_json: bool
+) -> None:
+    """Explain texts and show their tokens by relevance, or write them."""
+    feed, tokens = text.encode(tokenizer, texts, explainer)
+    explanation = explainer(feed, target=classes)
+    relevances = text.relevance_per_token(explanation, (len(tokens), len(tokens[0])))
+    captions = [explained(explainer, explanation, row) for row in range(len(tokens))]
+    if target is not None and target.endswith(".html"):
+        text.save_html(target, text.to_html(tokens, relevances, captions))
+    elif target is not None:
+        explanation.save(target)
+    if as_json:
+        pairs = [[(t.name, float(r)) for t, r in zip(*row, strict=True)] for row in zip(tokens, relevances, strict=True)]
+        click.echo(json.dumps({**summary(explanation), "tokens": pairs}))
+        return
+    console = out()
+    console.print(f"composite {composite_line(explainer.plan['composite'])}", markup=False)
+    for row, r, caption in zip(tokens, relevances, captions, strict=True):
+        console.print(text.to_terminal(row, r, numbers=console.color_system is None))
+        console.print(caption, markup=False)
+    console.print(f"written: {target}" if target else "nothing written; -o out.html or -o out.npz keeps it", markup=False)
 
 
 def prepare(model: str, data: str, options: dict[str, Any]) -> tuple[Explainer, dict[str, np.ndarray]]:
@@ -254,56 +277,6 @@ def prepare(model: str, data: str, options: dict[str, Any]) -> tuple[Explainer, 
     return explainer, read_input(data, wanted, how)
 
 
-def summary(explanation: Explanation) -> dict[str, Any]:
-    """An explanation without its arrays."""
-    return {
-        "target": None if explanation.target is None else listed(explanation.target),
-        "relevance": {k: {"shape": list(v.shape), "sum": float(v.sum())} for k, v in explanation.relevances.items()},
-        "ratio": listed(explanation.ratio),
-    }
-
-
-def listed(values: np.ndarray) -> Any:
-    """The values; of many their shape and the first ones."""
-    if values.size <= LONG:
-        return values.tolist()
-    return {"shape": list(values.shape), "first": values.ravel()[:LONG].tolist()}
-
-
-def scores(explanation: Explanation) -> Table | None:
-    """The largest outputs of the first row, the explained class marked; None when the output is no list of scores."""
-    y = explanation.output
-    if not isinstance(y, np.ndarray) or y.ndim != 2 or y.shape != explanation.initial.shape or y.dtype.kind != "f":
-        return None
-    if explanation.target is None or explanation.target.ndim != 1:
-        return None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("class", explanation.output_name + (f" (row 0 of {len(y)})" if len(y) > 1 else ""), ""):
-        table.add_column(title, justify="right" if title != "" else "left", no_wrap=True)
-    target = int(explanation.target[0])
-    order = [int(i) for i in np.argsort(-y[0])[:5]]
-    for i in order if target in order else [*order[:4], target]:
-        table.add_row(str(i), f"{y[0, i]:.4f}", "← explained" if i == target else "")
-    return table
-
-
-def explained(explainer: Explainer, explanation: Explanation) -> str:
-    """What the relevance of the first row starts from, in words."""
-    name, tensor = explanation.output_name, explainer.plan["explained_tensor"]
-    what = f"output {name}" if tensor == name else f"{tensor}, behind output {name}"
-    initial, axis, target = explanation.initial, explainer.plan["class_axis"], explanation.target
-    if target is None or axis is None:
-        given = explainer.plan["init"] == "given"
-        return f"explains {'the relevance given for' if given else 'every value of'} {what} ({show_shape(initial.shape)})"
-    first, classes, at = (initial, target, axis) if axis == 0 else (initial[0], target[0], axis - 1)
-    used = np.argwhere((first != 0).any(axis=at))
-    if classes.size == 1 or len(used) == 1:
-        where = tuple(int(i) for i in used[0]) if classes.size > 1 else ()
-        place = f" at position {', '.join(map(str, where))}" if where else ""
-        return f"explains class {int(classes[where] if where else classes.ravel()[0])}{place} of {what}: {first.sum():.4f}"
-    return f"explains {classes.size} positions of {what}, class axis {axis}; --position (of a model not compiled yet) picks one"
-
-
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.argument("data", metavar="[INPUT]", type=click.Path(), required=False)
@@ -314,7 +287,11 @@ def check(model: str, data: str | None, as_json: bool, **options: Any) -> None:
 
     A MODEL that is compiled already must have been compiled with --checks.
     """
-    report = doctor.examine(*prepare(model, data, options)) if data else doctor.examine(*prepare_random(model, options))
+    if data:
+        report = doctor.examine(*prepare(model, data, options))
+    else:
+        explainer = opened(model, options)
+        report = doctor.examine(explainer, doctor.random_inputs(explainer))
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -324,13 +301,12 @@ def check(model: str, data: str | None, as_json: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-def prepare_random(model: str, options: dict[str, Any]) -> tuple[Explainer, dict[str, np.ndarray]]:
-    """An explainer and random inputs of its shapes."""
+def opened(model: str, options: dict[str, Any]) -> Explainer:
+    """An explainer without a picture's options."""
     for name in ("scale", "mean", "std", "layout"):
         options.pop(name)
     provider, threads = options.pop("provider"), options.pop("threads")
-    explainer = Explainer(model, providers=provider, threads=threads, **given(options))
-    return explainer, doctor.random_inputs(explainer)
+    return Explainer(model, providers=provider, threads=threads, **given(options))
 
 
 @cli.command()
