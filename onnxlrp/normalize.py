@@ -33,6 +33,8 @@ def normalize(source: Source, keep: Collection[str] = (), canonize: bool = True)
     """
     graph = source.graph
     unroll(source)
+    if any(n.op == "DynamicQuantizeLSTM" for n in graph.nodes):
+        source.notes.append("DynamicQuantizeLSTM is computed as an LSTM: outputs differ by what rounding its states changes")
     while expand(graph):  # types and shapes behind what was written out may be what the next one waits for
         finish(source)
     widen(source)

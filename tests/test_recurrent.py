@@ -509,3 +509,20 @@ def test_networks_of_several_exporters(name: str) -> None:
     found = lrp(str(SHARED / "zoo" / f"{name}.onnx"), feeds)
     for key in (k for k in known.files if k.startswith("relevance:")):
         near(found[f"relevance.{key[10:]}"], known[key], 1e-5)
+
+
+def test_a_quantised_lstm_is_the_lstm_that_it_stands_for() -> None:
+    """com.microsoft's DynamicQuantizeLSTM: W (D,I,4H) and R (D,H,4H) as codes; outputs differ by the rounding of states."""
+    rng = np.random.default_rng(0)
+    codes = {n: rng.integers(-127, 128, (1, k, 20)).astype(np.int8) for n, k in (("W", 3), ("R", 5))}
+    more = {"Ws": np.float32([0.004]), "Wz": np.int8([0]), "Rs": np.float32([0.004]), "Rz": np.int8([0])}
+    body = "y = com.microsoft.DynamicQuantizeLSTM<hidden_size=5>(x, W, R, , , , , , Ws, Wz, Rs, Rz)"
+    shapes = ("float[T,N,3] x", "float[T,1,N,5] y")
+    quantised = net(body, *shapes, domains=', "com.microsoft" : 1', **codes, **more)
+    w, r = (np.float32(0.004) * codes[n].astype(np.float32).transpose(0, 2, 1) for n in ("W", "R"))
+    plain = net("y = LSTM<hidden_size=5>(x, W, R)", *shapes, W=w, R=r)
+    feed = {"x": data(4, 2, 3), "relevance_out": data(4, 1, 2, 5, seed=1)}
+    ours, theirs = (run(onnxlrp.compile(m, "epsilon", init="given"), **feed) for m in (quantised, plain))
+    near(ours["relevance.x"], theirs["relevance.x"])
+    near(ours["y"], run(quantised, x=feed["x"])["y"], 3e-2)
+    assert "computed as an LSTM" in onnxlrp.inspect(quantised).footer()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .writer import Writer, Written, expansion
+
+FLOAT = int(onnx.TensorProto.FLOAT)
 
 
 @expansion("LSTM GRU RNN")
@@ -26,3 +30,24 @@ def time_first(w: Writer) -> Written:
     w.made[-1].name = node.name
     perms = ([2, 0, 1, 3], [1, 0, 2], [1, 0, 2])
     return tuple(w("Transpose", t, perm=perm) for t, perm in zip(outs, perms, strict=False))
+
+
+@expansion("DynamicQuantizeLSTM", "com.microsoft")
+def dynamic_quantize_lstm(w: Writer) -> Written:
+    """LSTM with the weights that the codes stand for: W (D,I,4H), R (D,H,4H), scales (D) or (D,4H).
+
+    The kernel also rounds x and every state to 8 bits: the outputs are those of the LSTM that was quantised.
+    """
+
+    def weight(codes: int, scale: int, zero: int) -> gs.Tensor:
+        s, z = w.need(scale), w.need(zero)
+        axes = w.ints(*([1, 2] if w.rank(s) == 1 else [1]))
+        shift, factor = w("Unsqueeze", w("Cast", z, dtype=np.float32, to=FLOAT), axes), w("Unsqueeze", s, axes)
+        real = w("Mul", w("Sub", w("Cast", w.need(codes), dtype=np.float32, to=FLOAT), shift), factor)
+        return w("Transpose", real, perm=[0, 2, 1])
+
+    others = [w.input(i) for i in range(3, 8)]
+    weights = weight(1, 8, 9), weight(2, 10, 11)
+    outs = w.outputs("LSTM", w.need(0), *weights, *others, dtypes=(None,) * len(w.node.outputs), **w.node.attrs)
+    w.made[-1].name = w.node.name
+    return tuple(outs)
