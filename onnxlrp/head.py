@@ -229,19 +229,33 @@ def initial_relevance(
     marked = _marked(e, head, y)
     if marked is not None:  # padding is not explained
         value = where(marked, value, 0.0)
-        if position == -1:
+        if position in (-1, (-1,)):
             return where(_last(e, marked), value, 0.0)
     return value if position is None else _at(e, value, head, position)
 
 
 def _marked(e: Emit, head: Head, y: Tensor) -> Tensor | None:
-    """Positions that the input attention_mask marks, (N,T,1); None for models without one of the output's length."""
+    """Positions that the input attention_mask marks, (N,T,1); None for models without one of the output's length.
+
+    Two lengths with different names are compared when the model runs: all positions count where they differ. In a model
+    with an input for its decoder, the mask is the encoder's.
+    """
     mask = e.tensors.get(MASK)
     if mask is None or mask.var.inputs or mask.shape is None or len(mask.shape) != 2 or head.rank != 3 or y.shape is None:
         return None
-    if head.class_axis != 2 or y.shape[1] is None or mask.shape[1] != y.shape[1]:
+    ours, theirs = mask.shape[1], y.shape[1]
+    known = isinstance(ours, int) and isinstance(theirs, int)
+    if head.class_axis != 2 or (known and ours != theirs) or any(name.startswith("decoder_") for name in e.tensors):
         return None
-    return e.op("Unsqueeze", e.cast(mask, bool), e.ints(2), shape=(*mask.shape, 1))
+    marked = e.cast(mask, bool)
+    if ours != theirs or ours is None:
+        own, wanted = e.dim(mask, 1), e.dim(y, 1)
+        last = e.op("Sub", own, e.ints(1), shape=(1,), dtype=np.int64)
+        at = e.elementwise("Min", e.arange(wanted), last, dtype=np.int64)
+        marked = e.op("Gather", marked, at, shape=(mask.shape[0], theirs), axis=1)
+        other = e.elementwise("Not", e.elementwise("Equal", own, wanted, dtype=bool), dtype=bool)
+        marked = e.elementwise("Or", other, marked, dtype=bool)
+    return e.op("Unsqueeze", marked, e.ints(2), shape=(mask.shape[0], theirs, 1))
 
 
 def _last(e: Emit, marked: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
-from .tensor import Tensor
+from .tensor import Tensor, where
 
 __all__ = ["Absorbed", "Kind", "LinearMap", "Reading", "Share", "Term", "Transform", "propagate"]
 
@@ -209,6 +209,6 @@ def propagate(
 
 
 def _kept(coef: float, s: Tensor, part: Tensor) -> Tensor:
-    """ρ Σ_k s_k part_k, the relevance that a bias or ε takes."""
-    x = s * part
+    """ρ Σ_k s_k part_k, the relevance that a bias or ε takes; a bias of −∞ (a mask) takes none."""
+    x = s * part if part.is_zero else where(abs(part) < float("inf"), s * part, 0.0)
     return x if x.is_zero else coef * x.emit.op("ReduceSum", x, shape=(), keepdims=0)

@@ -114,8 +114,11 @@ def test_zoo_model_keeps_its_outputs(name: str) -> None:
     own = run_model(path, feed)
     for key, y in own.items():
         if isinstance(y, np.ndarray) and y.dtype.kind == "f":
-            # a float16 file rounds every sum to 11 bits where the compiled one computes in float32
-            assert error(found[key].astype(np.float64), y.astype(np.float64)) <= (2e-3 if name.endswith("fp16") else 1e-5)
+            # a float16 file rounds every sum to 11 bits where the compiled one computes in float32; a dynamically quantised
+            # LSTM rounds its state to 8 bits at every step, and is read (and computed) as the LSTM that it stands for
+            coarse = {"fp16": 2e-3, "lstm.ts.int8_dynamic": 3e-2}
+            bound = next((v for k, v in coarse.items() if name.endswith(k)), 1e-5)
+            assert error(found[key].astype(np.float64), y.astype(np.float64)) <= bound
     weights = sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*") if p.suffix != ".npz")
     assert compiled.ByteSize() <= 1.05 * weights + 200_000 + 2_000 * len(compiled.graph.node)
 
@@ -192,7 +195,10 @@ def test_two_exporters_one_relevance(name: str, preset: str) -> None:
     assert len(ours) == len(theirs) > 0
     noise = 5 * sum(k["noise"] for k in known)  # what rounding the weights to float32 alone changes
     if ('"recurrent"' in plan_of(old)) != ('"recurrent"' in plan_of(new)):  # one of them unrolled: ε stands in other places
-        noise = max([noise, *(k["sensitivity"] for k in known)])
+        if preset != "epsilon":
+            pytest.skip("rules of dense layers reach only the file whose recurrence is unrolled")
+        cases = [k for n in ("ts", "dyn") for k in STATUS[f"{name}.{n}"]["presets"].values()]
+        noise = max([noise, *(k["sensitivity"] for k in cases)])
     assert max(error(a, b) for a, b in zip(ours, theirs, strict=True)) <= max(1e-4, noise)
 
 
@@ -210,6 +216,23 @@ def test_low_precision_explains_as_its_parent(name: str, preset: str) -> None:
     for a, b in zip(ours, theirs, strict=True):
         flat = np.ptp(b) <= 1e-5 * np.abs(b).max()  # Flat on a dense layer: the same everywhere
         assert np.ptp(a) <= 1e-5 * np.abs(a).max() if flat else np.corrcoef(a.ravel(), b.ravel())[0, 1] > least
+
+
+SPELLINGS = {
+    "bert.ts": ["bert_eager.ts", "bert_eager.dyn", "bert_eager.ts.ortopt"],
+    "llama_cls.ts": ["llama_cls.dyn.ortopt"],
+    "vit.ts": ["vit.dyn.ortopt"],
+}
+
+
+@needs_zoo
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), [(a, b) for a, others in SPELLINGS.items() for b in others])
+def test_spellings_of_one_transformer(one: str, other: str) -> None:
+    """Attention written out or fused, by torch or by onnxruntime's optimiser: different graphs, one relevance."""
+    feed = feed_of(one)
+    (a,), (b,) = (relevance_by_place(onnxlrp.compile(ZOO / FILES[n], "attn_lrp"), feed) for n in (one, other))
+    assert error(b, a) <= 1e-4
 
 
 def named(report: Any, finding: str) -> bool:

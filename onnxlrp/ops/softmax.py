@@ -7,6 +7,7 @@ from ..tensor import Tensor, where
 from .registry import View, op
 
 EPSILON = 1e-6
+MASKED = -1e38  # at and below it a logit is a mask: −∞, or the lowest float, whose relevance would overflow
 
 
 @op("Softmax", Kind.SOFTMAX, "Softmax")
@@ -20,10 +21,10 @@ def softmax(v: View) -> Reading:
 
     def taylor(r: Tensor) -> tuple[Tensor, ...]:
         t = r - y * e.reduce("ReduceSum", r, [axis])
-        return (where(x > -float("inf"), x * t, 0.0),)
+        return (where(x > MASKED, x * t, 0.0),)
 
     def vjp(r: Tensor) -> tuple[Tensor, ...]:
-        return (y * (r - e.reduce("ReduceSum", r * y, [axis])),)
+        return (where(x > MASKED, y * (r - e.reduce("ReduceSum", r * y, [axis])), 0.0),)
 
     return v.reading(Kind.SOFTMAX, (x,), taylor=taylor, vjp=vjp)
 
@@ -39,6 +40,6 @@ def log_softmax(v: View) -> Reading:
 
     def taylor(r: Tensor) -> tuple[Tensor, ...]:
         s = r / (y - EPSILON)  # y <= 0
-        return (where(x > -float("inf"), x * vjp(where(y > -float("inf"), s, 0.0))[0], 0.0),)
+        return (where(x > MASKED, x * vjp(where(y > -float("inf"), s, 0.0))[0], 0.0),)
 
     return v.reading(Kind.SOFTMAX, (x,), taylor=taylor, vjp=vjp)
