@@ -57,7 +57,7 @@ def units(graph: gs.Graph, kept: Collection[str], canonize: bool = True) -> list
     order = {id(n): i for i, n in enumerate(graph.nodes)}
     sinks: dict[int, Group] = {}
     members: set[int] = set()
-    spelled = (norm, gate, sigmoid, biased_matmul, affine) if canonize else ()
+    spelled = (norm, softmax, gate, sigmoid, biased_matmul, affine) if canonize else ()
     for find in (quantize, mean, on_grid, *spelled):
         for node in graph.nodes:
             if id(node) in members:
@@ -164,6 +164,37 @@ def on_grid(node: gs.Node, kept: Collection[str], fixed: Collection[str], order:
         if bias.name in fixed and varies(bias, y, len(y.shape) - 1):
             return Group("MatMul", layer.name, [*layer.inputs, bias], list(add.outputs), [add, *members])
     return Group(layer.op, layer.name, list(layer.inputs), list(node.outputs), members, dict(layer.attrs))
+
+
+def softmax(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:
+    """exp(x) / Σ exp(x) along an axis, with or without subtracting the largest x first."""
+    top, below = (producer(t) for t in node.inputs) if node.op == "Div" else (None, None)
+    if top is None or below is None or top.op != "Exp" or below.op != "ReduceSum" or below.inputs[0] is not node.inputs[0]:
+        return None
+    axis, t, members = _one_axis(below), top.inputs[0], [node, below, top]
+    shift = producer(t)
+    largest = producer(shift.inputs[1]) if shift is not None and shift.op == "Sub" else None
+    if (
+        largest is not None
+        and largest.op == "ReduceMax"
+        and largest.inputs[0] is shift.inputs[0]
+        and _one_axis(largest) == axis
+    ):
+        t, members = shift.inputs[0], [*members, shift, largest]
+    inside = {id(m) for m in members}
+    closed = all(x.name not in kept and {id(n) for n in x.outputs} <= inside for m in members[1:] for x in m.outputs)
+    if axis is None or not closed or t.name in fixed:
+        return None
+    return Group("Softmax", node.name, [t], list(node.outputs), members, {"axis": axis})
+
+
+def _one_axis(node: gs.Node) -> int | None:
+    """The one axis of a reduction that keeps it; None for others."""
+    given = len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant)
+    axes = [int(a) for a in np.ravel(node.inputs[1].values)] if given else []
+    if len(axes) != 1 or not node.attrs.get("keepdims", 1) or node.inputs[0].shape is None:
+        return None
+    return axes[0] % len(node.inputs[0].shape)
 
 
 def biased_matmul(node: gs.Node, kept: Collection[str], fixed: Collection[str], order: dict[int, int]) -> Group | None:

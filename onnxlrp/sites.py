@@ -56,7 +56,7 @@ def _attention(found: list[Site], facts: Facts) -> None:
         if follows and site.weighted:
             site.groups |= {"Attention"}
         core = "Attention" in site.groups and not site.weighted
-        if core or (follows and site.kind in (Kind.MOVE, Kind.SCALE)):
+        if core or (follows and site.kind in (Kind.MOVE, Kind.SCALE, Kind.PRODUCT)):  # a product: the output is gated
             behind |= {t.name for t in unit.outputs}
 
 

@@ -427,3 +427,19 @@ def test_batch_and_length_stay_open(name: str) -> None:
         r = data(n, t, D, seed=9)
         found = run(compiled, {**feed, "relevance_out": r})
         near(found["relevance.x"], twin(block, feed["x"], r, mask)["x"], 1e-4)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_softmax_spelled_out_is_a_softmax(shifted: bool, axis: int) -> None:
+    top = "m = ReduceMax(s, a)\nd = Sub(s, m)\ne = Exp(d)" if shifted else "e = Exp(s)"
+    frame = "s = MatMul(x, w)\n{}\ny = MatMul(p, v)"
+    sizes, weights = ("float[N,4,6] x", "float[N,4,3] y"), {"w": weight(6, 5, seed=90), "v": weight(5, 3, seed=91)}
+    spelled = net(frame.format(f"{top}\nt = ReduceSum(e, a)\np = Div(e, t)"), *sizes, a=np.array([axis]), **weights)
+    plain = net(frame.format(f"p = Softmax<axis={axis}>(s)"), *sizes, **weights)
+    feed = {"x": data(2, 4, 6, seed=92)}
+    for preset in ("attn_lrp", "cp_lrp", "gradient"):
+        ours, theirs = (explain(m, preset, feed, data(2, 4, 3, seed=93)) for m in (spelled, plain))
+        near(ours["y"], theirs["y"])
+        near(ours["relevance.x"], theirs["relevance.x"], 1e-4)
+    assert [la.op for la in onnxlrp.inspect(spelled)] == [la.op for la in onnxlrp.inspect(plain)]
