@@ -271,7 +271,7 @@ def test_operator_relevance_is_that_of_its_float_form(name: str, kind: str, comp
 # ------------------------------------------------------------------------------------------- networks, by the quantiser
 
 
-class Samples(CalibrationDataReader):  # type: ignore[misc]
+class Samples(CalibrationDataReader):
     """Eight inputs."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
