@@ -144,7 +144,7 @@ def analyse(graph: gs.Graph, units: Sequence[Unit], head: str, explain: Sequence
         frozenset(active & needed),
         frozenset(scaled_inputs(graph, explained)),
         batch_axes(graph, explained),
-        signals(units, path, explained),
+        grid_notes(units, path, explained),
         tuple(t for t in explained if t in embeddings(graph)),
     )
 
@@ -174,7 +174,7 @@ def carriers(unit: Unit) -> list[str]:
     return list(depends(unit)) if only is None else [unit.inputs[i].name for i in only]
 
 
-def signals(units: Sequence[Unit], path: Sequence[Unit], explained: Sequence[str]) -> tuple[str, ...]:
+def grid_notes(units: Sequence[Unit], path: Sequence[Unit], explained: Sequence[str]) -> tuple[str, ...]:
     """What to tell of units that look where the explained tensors say."""
     looking = [u for u in reversed(path) if u.op in CARRIERS]
     touched = set(explained)
