@@ -89,8 +89,10 @@ def _kept(b: LayerBooks) -> float:
 
 def _keeper(b: LayerBooks, initial: float) -> str:
     cause = max(CAUSES, key=lambda c: abs(getattr(b, c)))
-    part = getattr(b, cause) / initial
-    return f"layer {b.index} '{b.name}' ({b.rule}): {part:.1%} of the initial relevance goes to {CAUSES[cause]}"
+    part, named = getattr(b, cause) / initial, f"layer {b.index} '{b.name}' ({b.rule})"
+    if cause == "dropped" and b.rule.startswith("SoftmaxTaylor"):
+        return f"{named}: {part:.1%} of the initial relevance is dropped by the rule, which does not conserve the sum"
+    return f"{named}: {part:.1%} of the initial relevance goes to {CAUSES[cause]}"
 
 
 def random_inputs(explainer: Explainer, seed: int = 0) -> dict[str, np.ndarray]:
