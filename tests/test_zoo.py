@@ -24,12 +24,15 @@ FILES = {m["name"]: m["file"] for m in json.loads((ZOO / "manifest.json").read_t
 MANIFEST = json.loads((ZOO / "manifest.json").read_text()) if ZOO.is_dir() else []
 
 
+REFUSED = {"hand_if"}  # its condition depends on the input
+
+
 def compiled_or_refused(path: Path, preset: str) -> onnx.ModelProto:
-    """A compiled model; skips when the operator of a node, which the message must name, is not read yet."""
+    """A compiled model; skips for those that are refused rightly, by a message that names the node."""
     try:
         return onnxlrp.compile(path, preset)
     except onnxlrp.UnsupportedOp as refused:
-        if "node '" not in str(refused):
+        if path.stem not in REFUSED or "node '" not in str(refused):
             raise
         pytest.skip(str(refused).split("; to get past")[0])
 
@@ -97,7 +100,7 @@ def test_zoo_model_matches_its_reference(name: str) -> None:
         if not info["well_conditioned"]:
             assert_books_balance(ZOO / FILES[name], preset, feed)
     # on attention models the place where ε is added moves Epsilon results by 1e-4 … 3e-3
-    bound = 3e-3 if "attn_lrp" in STATUS[name]["presets"] else 1e-3
+    bound = 3e-3 if '"softmax"' in plan_of(compiled) else 1e-3
     assert all(v <= bound for v in worst.values()), worst
 
 
@@ -247,6 +250,8 @@ def test_check_finds_nothing_or_names_the_layer(name: str) -> None:
     try:
         explainer = Explainer(ZOO / FILES[name], "epsilon_plus", checks=True)
     except onnxlrp.UnsupportedOp as refused:
+        if name not in REFUSED:
+            raise
         pytest.skip(str(refused).split("; to get past")[0])
     report = examine(explainer, feed_of(name))
     if report.findings:
