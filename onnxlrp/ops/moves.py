@@ -139,7 +139,8 @@ def pad(v: View) -> Reading:
         return v.move(x, lambda r: e.op("Pad", r, cut, e.zero, axes, shape=x.shape, mode="constant"))
 
     def again(t: Tensor) -> Tensor:  # the other modes do not read the constant
-        return e.op("Pad", t, pads, None, v.x(3), shape=v.y.shape, dtype=np.int64, mode=v.attr("mode"))
+        wide = e.cast(t, np.float64)  # Pad of integers has no CUDA kernel
+        return e.cast(e.op("Pad", wide, pads, None, v.x(3), shape=v.y.shape, mode=v.attr("mode")), np.int64)
 
     return v.move(x, by_index(v, x, again))
 

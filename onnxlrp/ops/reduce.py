@@ -33,7 +33,16 @@ def size_over(x: Tensor, axes: Sequence[int]) -> Tensor:
     sizes = fixed([x.shape[a] for a in axes]) if x.shape is not None else None
     if sizes is not None:
         return e.array(float(math.prod(sizes)))
-    return e.cast(e.op("ReduceProd", e.dims(x, axes), shape=(), dtype=np.int64, keepdims=0), np.float32)
+    return e.cast(e.op("Squeeze", volume(x, axes), shape=(), dtype=np.int64), np.float32)
+
+
+def volume(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Number of elements along axes, int64 of shape [1]. Products, because ReduceProd of integers has no CUDA kernel."""
+    e = x.emit
+    total = e.ints(1)
+    for axis in axes:
+        total = total * e.dim(x, axis)
+    return total
 
 
 def mean_map(v: View, x: Tensor, y: Tensor, axes: Sequence[int], divide: bool) -> LinearMap:
@@ -81,8 +90,7 @@ def extremum(v: View) -> Reading:
         def rows(t: Tensor) -> Tensor:
             moved = e.transpose(t, perm)
             assert moved.shape is not None
-            known, sizes = fixed([x.shape[a] for a in axes] if x.shape is not None else None), e.dims(x, axes)
-            line = e.ints(math.prod(known)) if known is not None else e.op("ReduceProd", sizes, shape=(1,), dtype=np.int64)
+            line = volume(x, axes)
             target = e.concat([e.dims(moved, range(rest)), line]) if rest else line
             return e.reshape_to(moved, target, (*moved.shape[:rest], None))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..linear import Kind, LinearMap, Reading
 from ..tensor import Tensor, where
+from .reduce import volume
 from .registry import View, op
 
 __all__ = ["f", "real", "within"]
@@ -60,7 +61,7 @@ def _collect(x: Tensor, s: Tensor, taps: Sequence[tuple[Tensor, Tensor]]) -> Ten
     assert x.shape is not None
     images, channels = e.dim(x, 0), e.dim(x, 1)
     each = e.reshape(s, images, channels, -1, shape=(*x.shape[:2], None))
-    plane = e.op("ReduceProd", e.dims(x, range(2, x.rank)), shape=(1,), keepdims=1)
+    plane = volume(x, range(2, x.rank))
     starts = e.reshape(e.arange(images * channels), images, channels, 1, shape=(*x.shape[:2], 1)) * plane
     line = e.op("Expand", e.zero, e.reshape(e.op("Size", x, shape=(), dtype=np.int64), 1), shape=(None,))
     for at, weight in taps:
