@@ -61,7 +61,7 @@ def compile(
     found, books = backward(emit, plan, facts, face.seed, face.masks)
     graph = expose(emit, source, plan, facts, request, face, found, books)
     if optimize:
-        speed_up(graph)
+        speed_up(graph, emit.shapes())
     if bake:
         bake_constants(graph)
     props = properties(plan, face, request, [b.step.layer for b in books])

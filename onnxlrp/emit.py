@@ -18,8 +18,9 @@ import onnx_graphsurgeon as gs
 from .constants import RANDOM
 from .errors import CompositeError
 from .intervals import Interval, interval
-from .tensor import Dim, Operand, Shape, Tensor, broadcast
+from .tensor import Dim, Operand, Shape, Tensor, broadcast, numpy_type, spelled
 from .weights import Weight
+from .zeros import rectifies, zeros
 
 __all__ = ["Emit"]
 
@@ -36,6 +37,7 @@ class Emit:
         self._interned: dict[tuple[Any, ...], list[Tensor]] = {}
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
         self._names: dict[str, int] = {}  # taken names -> the last number tried
+        self._rectified: dict[str, list[Tensor]] = {}  # z -> tensors of the model that are 0 wherever z <= 0
         self._scope = "lrp"
         self.zero = self._known(np.float32(0))
         self.one = self._known(np.float32(1))
@@ -83,6 +85,8 @@ class Emit:
         standard = (node.domain or "") in ("", "ai.onnx")
         span = interval(node.op, node.attrs, inputs) if standard else Interval()
         made = [self.adopt(o, span if i == 0 else Interval()) if o.name else self.zero for i, o in enumerate(outputs)]
+        if standard and inputs and inputs[0] is not None and rectifies(node.op, node.attrs, inputs):
+            self._rectified.setdefault(inputs[0].name, []).append(made[0])
         subgraphs = any(isinstance(v, gs.Graph) for v in node.attrs.values())
         if standard and not subgraphs and node.op not in RANDOM and node.op != "Dropout":
             self._interned.setdefault(self._key(node.op, inputs, node.attrs), made)
@@ -117,6 +121,7 @@ class Emit:
             # Shapes stay out of the file: the checker would hold our hints against the runtime's view of odd graphs.
             outputs.append(gs.Variable(name if i == 0 else self.unique(name), None))
             made.append(Tensor(self, outputs[-1], dtype, shape, span if i == 0 else Interval()))
+        made[0].zeros = zeros(op, inputs, made[0].shape)
         variables = [gs.Variable.empty() if t is None else t.var for t in inputs]
         self.nodes.append(gs.Node(op, name, attrs, variables, outputs))
         self._interned[key] = made
@@ -132,6 +137,11 @@ class Emit:
                 found.append(Tensor(self, var, dtype, shape, Interval()))
         return found
 
+    def shapes(self) -> dict[str, Shape]:
+        """Shapes of all tensors, as far as they are known."""
+        made = [t for group in self._interned.values() for t in group if t.value is None]
+        return {t.name: t.shape for t in (*self.tensors.values(), *made)}
+
     def _key(self, op: str, inputs: Sequence[Tensor | None], attrs: dict[str, Any]) -> tuple[Any, ...]:
         names = ["" if t is None else t.name for t in inputs]
         while names and not names[-1]:
@@ -146,7 +156,7 @@ class Emit:
         value = np.ascontiguousarray(value) if value.ndim else value
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants or name:
-            text = name or f"lrp/const/{_spell(value)}"
+            text = name or f"lrp/const/{spelled(value)}"
             self._constants[key] = gs.Constant(self.unique(text), value)
         return self._constants[key]
 
@@ -207,7 +217,18 @@ class Emit:
         return self.elementwise("Mul", x, y)
 
     def div(self, x: Tensor, y: Tensor) -> Tensor:
-        return x if x.is_zero or y.is_one else self.elementwise("Div", x, y)
+        if x.is_zero or y.is_one:
+            return x
+        if y.stabilized is not None and (u := self.rectifier(x, y.stabilized[0])) is not None:
+            z, step = y.stabilized  # where x is not 0, z is positive, and u = z if it came out of a ReLU
+            y = (u if u.var.inputs[0].op == "Relu" else abs(z)) + step
+        return self.elementwise("Div", x, y)
+
+    def rectifier(self, x: Tensor, z: Tensor) -> Tensor | None:
+        """A tensor that is 0 wherever z <= 0 and that proves x to be 0 there too."""
+        if not self.smart or z.value is not None:
+            return None
+        return next((u for u in self._rectified.get(z.name, ()) if u.name in (x.name, *x.zeros)), None)
 
     def pos(self, x: Tensor) -> Tensor:
         """x⁺ = max(x, 0)."""
@@ -377,13 +398,3 @@ FOLD: dict[str, Callable[..., Any]] = {
     "GreaterOrEqual": np.greater_equal, "Greater": np.greater, "Less": np.less, "LessOrEqual": np.less_equal,
     "Sqrt": np.sqrt, "Pow": np.power,
 }  # fmt: skip
-
-
-def numpy_type(t: gs.Tensor) -> Any:
-    """dtype of a tensor; graphsurgeon names types that numpy has not (bfloat16) by their number in ONNX."""
-    return onnx.helper.tensor_dtype_to_np_dtype(t.dtype) if t.dtype and isinstance(t.dtype, int) else t.dtype or np.float32
-
-
-def _spell(value: np.ndarray) -> str:
-    text = "x".join(f"{v:g}" for v in value.ravel()[:8]) if value.size <= 8 else f"{value.size}"
-    return f"{value.dtype.name}_{text}" if value.size else f"{value.dtype.name}_empty"

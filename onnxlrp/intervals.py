@@ -74,6 +74,10 @@ def _union(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
     return out
 
 
+def _extreme(choose: Callable[[list[float]], float]) -> Rule:
+    return lambda xs, _: Interval(choose([x.span.low for x in xs]), choose([x.span.high for x in xs]))
+
+
 def _sum(xs: Sequence[Ranged], _: Mapping[str, Any]) -> Interval:
     out = xs[0].span.sign
     for x in xs[1:]:
@@ -162,7 +166,7 @@ INTERVALS: dict[str, Rule] = {
     "ReverseSequence TopK").split(), _keep),
     **dict.fromkeys("AveragePool GlobalAveragePool ReduceMean ReduceSum CumSum LRN".split(), _sign),
     **dict.fromkeys("Tanh Softsign Erf Atan Sinh Asinh".split(), _sign),
-    **dict.fromkeys(["Concat", "Max", "Min"], _union),
+    "Concat": _union, "Max": _extreme(max), "Min": _extreme(min),
     **dict.fromkeys(["Add", "Sum", "Mean"], _sum),
     "Mul": _product, "Div": _quotient, "Cast": _cast, "Trilu": lambda xs, _: xs[0].span.union(Interval(0.0, 0.0)),
     **dict.fromkeys(["Conv", "ConvTranspose", "MatMul"], _affine),

@@ -89,12 +89,16 @@ class Term(NamedTuple):
 
 
 class Share(NamedTuple):
-    """One denominator: ρ gate(r) / stab(Σ terms + bias)."""
+    """One denominator: ρ gate(r) / stab(Σ terms + bias).
+
+    sign: of that sum wherever gate(r) is not 0, for a map through a weight; 0: either.
+    """
 
     terms: tuple[Term, ...]
     bias: Transform = same
     coef: float = 1.0
     gate: Gate = whole
+    sign: int = 0
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,8 @@ def propagate(
             z = z + part if sign == 1 else z - (part if sign == -1 else -sign * part)
         z = z + (waiting if waiting.is_zero else m.lay(waiting))
         z.batch = m.y.batch
-        d = stab(z)
+        sign = 0 if m.w.is_one else share.sign  # a fixed map (DFT) may have negative parts of its own
+        d = stab(z if sign == 0 else abs(z) if sign > 0 else -abs(z))
         s = share.gate(r, m.y) / d
         if absorbed is not None:
             absorbed.bias.append(partial(_kept, share.coef, s, b if b.is_zero else m.lay(b)))
@@ -204,7 +209,7 @@ def propagate(
             for i, (x, c) in enumerate(zip(xs, m.c(s, w), strict=True)):
                 part = x * c
                 scale = share.coef * sign
-                out[i] = out[i] + (part if scale == 1 else scale * part)
+                out[i] = out[i] + part if scale == 1 else out[i] - part if scale == -1 else out[i] + scale * part
     return tuple(x if x.is_zero else e.expand_like(x, o) for x, o in zip(out, m.xs, strict=True))
 
 

@@ -2,89 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from .constants import producer
 from .opsets import OPSET
 from .order import captured, depends, live
+from .peepholes.convolutions import box_filter, flip, join, product, split_forward, stack
+from .peepholes.scope import Scope
+from .peepholes.sums import epsilon_in_bias, factor, narrow, one_batch, scaled, sign_free, unexpanded
+from .tensor import Shape
 from .weights import fill
 
 __all__ = ["bake_constants", "speed_up"]
 
-# A stride-1 adjoint as a Conv uses the runtime's blocked layout: 1.2 to 2.4 times as fast where it has output channels
-# to block, slower where it has few (3 channels: 0.6 times).
-WIDE = 16
-
-
-class Constants(dict[tuple[int, ...], gs.Constant]):
-    """int64 vectors, one per value: tensors of one name must be one tensor."""
-
-    def __missing__(self, values: tuple[int, ...]) -> gs.Constant:
-        name = f"lrp/flip/{'_'.join(map(str, values))}"
-        self[values] = gs.Constant(name, np.asarray(values, np.int64))
-        return self[values]
-
-
-def speed_up(graph: gs.Graph) -> None:
-    """Apply every row of the table to every node of the backward part, in place."""
-    nodes: list[gs.Node] = []
-    constants = Constants()
-    for node in graph.nodes:
-        for op, replace in PEEPHOLES:
-            if node.op == op and node.name.startswith("lrp/"):
-                nodes += replace(node, constants)
-        nodes.append(node)
-    graph.nodes[:] = nodes
-
-
-def flip(node: gs.Node, constants: Constants) -> list[gs.Node]:
-    """ConvTranspose(s, w), stride 1  =  Conv(s, w with channels swapped and taps reversed), pads := extent - 1 - pads.
-
-    Returns the nodes that make the flipped weight; none when the guard says no.
-    """
-    attrs, w = node.attrs, node.inputs[1]
-    shape = constant_shape(w)
-    if shape is None or shape[1] < WIDE or attrs["group"] != 1 or any(s != 1 for s in attrs["strides"]):
-        return []
-    kernel, twice = attrs["kernel_shape"], attrs["dilations"] * 2
-    mirrored = [(k - 1) * d - p for k, d, p in zip(kernel * 2, twice, attrs["pads"], strict=True)]
-    if min(mirrored) < 0:
-        return []
-    n, new = len(kernel), []
-    if any(k > 1 for k in kernel):
-        turned = gs.Variable(f"{node.name}/reversed")
-        back, end, axes = (-1,) * n, (int(np.iinfo(np.int32).min),) * n, tuple(range(2, n + 2))
-        new.append(gs.Node("Slice", turned.name, {}, [w, *(constants[v] for v in (back, end, axes, back))], [turned]))
-        w = turned
-    swapped = gs.Variable(f"{node.name}/swapped")
-    new.append(gs.Node("Transpose", swapped.name, {"perm": [1, 0, *range(2, n + 2)]}, [w], [swapped]))
-    node.op, node.inputs = "Conv", [node.inputs[0], swapped]
-    node.attrs["pads"] = mirrored
-    return new
-
-
-def constant_shape(t: gs.Tensor) -> list[int] | None:
-    """Shape of a weight that element-wise operators made of a constant."""
-    while not isinstance(t, gs.Constant):
-        node = producer(t)
-        if node is None or node.op not in ("Relu", "Min", "Mul", "Add", "Sub", "Cast", "Identity"):
-            return None
-        sources = [x for x in node.inputs if not (isinstance(x, gs.Constant) and math.prod(x.shape) == 1)]
-        if not sources:
-            return None
-        t = max(sources, key=lambda x: len(constant_shape(x) or ()))
-    return list(t.shape) if len(t.shape) > 2 else None
-
-
-PEEPHOLES: list[tuple[str, Callable[[gs.Node, Constants], list[gs.Node]]]] = [
+# (operator, rewrite): in this order, each over the whole graph. Gains: share of a whole explanation's time, two CPU cores.
+PEEPHOLES: list[tuple[str, Callable[[gs.Node, Scope], None]]] = [
+    ("Sub", narrow),
+    ("Mul", scaled),
+    ("Add", factor),
+    ("Sub", factor),
+    ("Div", sign_free),
+    ("ConvTranspose", box_filter),
+    ("ConvTranspose", stack),
+    ("Conv", one_batch),
+    ("Gemm", one_batch),
+    *((op, unexpanded) for op in ("Add", "Sub", "Mul", "Div")),
+    ("Conv", split_forward),
+    ("Add", join),
+    ("Add", epsilon_in_bias),
+    ("ConvTranspose", product),
     ("ConvTranspose", flip),
 ]
+
+
+def speed_up(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
+    """Apply the table to the backward part, in place. shapes: of the tensors, as far as they are known."""
+    scope = Scope(graph, shapes)
+    for op, rewrite in PEEPHOLES:
+        for node in list(graph.nodes):
+            if node.op == op and node.name.startswith("lrp/"):
+                rewrite(node, scope)
+        scope.refresh()
 
 
 def bake_constants(graph: gs.Graph) -> None:

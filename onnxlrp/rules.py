@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import CompositeError, RuleMismatch
 from .linear import Absorbed, Kind, LinearMap, Reading, Share, Term, Transform, neg, none, one, pos, propagate, same, square
-from .tensor import Tensor, relu, where
+from .tensor import Operand, Tensor, relu, where
 
 __all__ = [
     "AlphaBeta", "Epsilon", "Flat", "Gamma", "GeneralizedGamma", "Rule", "WSquare", "ZBox", "ZPlus", "Zero",
@@ -121,11 +121,16 @@ def _show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
-def stab(z: Tensor, epsilon: float) -> Tensor:
-    """z + ε where z >= 0, else z - ε (sign(0) = +1)."""
+def stab(z: Tensor, epsilon: Operand) -> Tensor:
+    """z + ε where z >= 0, else z - ε (sign(0) = +1). A sum of non-positive parts has none to divide at 0: z - ε."""
     if z.nonneg or z.is_zero:
         return z + epsilon
-    return z + where(z >= 0, epsilon, -epsilon)
+    if z.nonpos:
+        return z - epsilon
+    step = z.emit.lift(epsilon, z)
+    d = z + where(z >= 0, step, -step)
+    d.stabilized = (z, step)
+    return d
 
 
 def _number(rule: object, name: str, low: float = 0.0) -> None:
@@ -184,7 +189,7 @@ class Epsilon(Checked):
             raise RuleMismatch(f"rule {self!r} needs the model's batch axis, which cannot be traced to this node")
         power = z.emit.reduce("ReduceMean", z * z, [a for a in range(z.rank) if a != z.batch])
         step = self.epsilon * z.emit.elementwise("Sqrt", power) + 1e-9
-        return z + (where(z >= 0, step, -step) if self.signed else step)
+        return stab(z, step) if self.signed else z + step
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,18 +228,19 @@ class GeneralizedGamma(Checked):
     def shares(self) -> tuple[Share, ...]:
         _number(self, "gamma")
         up, down = (_policy(self, self.bias, t) for t in (self._up, self._down))
+        sign = 0 if self.bias == "ignore" else 1  # z + γz⁺ > 0 where z > 0, but not without the bias that z has
         return (
-            Share((Term(pos, self._up), Term(neg, self._down)), bias=up, gate=_where_positive),
-            Share((Term(pos, self._down), Term(neg, self._up)), bias=down, gate=_where_negative),
+            Share((Term(pos, self._up), Term(neg, self._down)), bias=up, gate=_where_positive, sign=sign),
+            Share((Term(pos, self._down), Term(neg, self._up)), bias=down, gate=_where_negative, sign=-sign),
         )
 
 
 def _where_positive(r: Tensor, y: Tensor) -> Tensor:
-    return where(y > 0, r, 0.0)
+    return r if r.emit.rectifier(r, y) is not None else where(y > 0, r, 0.0)
 
 
 def _where_negative(r: Tensor, y: Tensor) -> Tensor:
-    return r.emit.zero if y.nonneg else where(y < 0, r, 0.0)
+    return r.emit.zero if y.nonneg or r.emit.rectifier(r, y) is not None else where(y < 0, r, 0.0)
 
 
 @dataclass(frozen=True, repr=False)

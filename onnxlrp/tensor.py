@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .errors import CompositeError
@@ -14,7 +15,10 @@ from .intervals import Interval
 if TYPE_CHECKING:
     from .emit import Emit
 
-__all__ = ["Dim", "Operand", "Shape", "Tensor", "broadcast", "fixed", "maximum", "mean", "minimum", "relu", "where"]
+__all__ = [
+    "Dim", "Operand", "Shape", "Tensor", "broadcast", "fixed", "maximum", "mean", "minimum", "numpy_type", "relu", "spelled",
+    "where",
+]  # fmt: skip
 
 Dim = int | str | None
 Shape = tuple[Dim, ...] | None
@@ -30,6 +34,8 @@ class Tensor:
     ) -> None:
         self.emit, self.dtype, self.shape, self.span, self.value = emit, np.dtype(dtype), shape, span, value
         self.batch: int | None = None  # the model's batch axis, where it is known
+        self.zeros: tuple[str, ...] = ()  # tensors that are 0 only where this one is (zeros.py)
+        self.stabilized: tuple[Tensor, Operand] | None = None  # (z, step): this is z + step where z >= 0, else z - step
         self._var = var
 
     @property
@@ -178,3 +184,14 @@ def _merge(sizes: Sequence[Dim]) -> Dim:
     if fixed:
         return fixed[0]
     return known[0] if len(set(known)) == 1 else None
+
+
+def numpy_type(t: gs.Tensor) -> Any:
+    """dtype of a tensor; graphsurgeon names types that numpy has not (bfloat16) by their number in ONNX."""
+    return onnx.helper.tensor_dtype_to_np_dtype(t.dtype) if t.dtype and isinstance(t.dtype, int) else t.dtype or np.float32
+
+
+def spelled(value: np.ndarray) -> str:
+    """Type and values of a constant, short enough for a name."""
+    text = "x".join(f"{v:g}" for v in value.ravel()[:8]) if value.size <= 8 else f"{value.size}"
+    return f"{value.dtype.name}_{text}" if value.size else f"{value.dtype.name}_empty"

@@ -194,8 +194,11 @@ def select(
     def apply(xs: tuple[Tensor, ...], w: Tensor, b: Tensor) -> Tensor:
         return w * e.reshape_like(fetch(e.expand_like(xs[0], x), winner()), y) + b
 
+    def passed(r: Tensor) -> tuple[Tensor, ...]:
+        return (v.carried(x, r, back(r)),)
+
     m = LinearMap((x,), e.one, e.zero, y, apply, lambda s, w: [back(w * s)])
-    return v.linear(Kind.SELECT, m, passed=lambda r: (back(r),), vjp=lambda r: (back(r),), ties=ties, average=mean)
+    return v.linear(Kind.SELECT, m, passed=passed, vjp=passed, ties=ties, average=mean)
 
 
 def axes_of(v: View, rank: int) -> Sequence[int] | None:

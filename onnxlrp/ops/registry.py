@@ -72,11 +72,17 @@ class View:
         """Reading with one linear map."""
         return self.reading(kind, m.xs, to, maps=(m,), **parts)
 
+    def carried(self, x: Tensor, r: Tensor, sent: Tensor) -> Tensor:
+        """`sent`, the relevance r of copies y of x laid out as x: it is 0 where x is, if r is 0 where y is."""
+        if not sent.is_zero and self.y.name in r.zeros and x.shape == sent.shape:
+            sent.zeros = (x.name, *(n for n in sent.zeros if n != x.name))
+        return sent
+
     def move(self, x: Tensor, back: Callable[[Tensor], Tensor]) -> Reading:
         """Reading of a copy of one tensor: `back` lays relevance out as the input."""
 
         def moves(r: Tensor) -> tuple[Tensor, ...]:
-            return (back(r),)
+            return (self.carried(x, r, back(r)),)
 
         return self.reading(Kind.MOVE, (x,), passed=moves, vjp=moves)
 
