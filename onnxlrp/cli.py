@@ -85,6 +85,21 @@ def shapes(_: click.Context, param: click.Parameter, values: tuple[str, ...]) ->
     return found or None
 
 
+def spans(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[float]] | list[float] | None:
+    """`image=0,1` to {"image": [0, 1]}; `0,1` alone to [0, 1]."""
+    found: dict[str, list[float]] = {}
+    for value in values:
+        name, sep, pair = value.rpartition("=")
+        try:
+            low, high = map(float, pair.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not NAME=LOW,HIGH", param=param) from error
+        if not name and (sep or len(values) > 1):
+            raise click.BadParameter(f"{value!r} lacks a name: NAME=LOW,HIGH", param=param)
+        found[name] = [low, high]
+    return found.get("", found) or None
+
+
 def numbers(_: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
     """`0.5` or `0.485,0.456,0.406`."""
     try:
@@ -125,13 +140,25 @@ BUILD: list[Callable[[F], F]] = [
     click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),
     click.option("--bake/--no-bake", default=None, help="Store modified weights instead of computing them at load."),
     click.option("--optimize/--no-optimize", default=None, help="Speed up the backward part (default: yes)."),
+    click.option("--precision", help="fp32 (default), or fp16: products in float16, for GPUs."),
 ]
 MASKS: list[Callable[[F], F]] = [
     click.option("--conditions", multiple=True, metavar="LAYER", help="Layer or tensor that gets a mask input."),
 ]
+RANGES: list[Callable[[F], F]] = [
+    click.option(
+        "--input-range",
+        "input_ranges",
+        multiple=True,
+        callback=spans,
+        metavar="NAME=LOW,HIGH",
+        help="Range of an input that rules may rely on; LOW,HIGH for an only float input.",
+    ),
+]
 RUN: list[Callable[[F], F]] = [
     click.option("--provider", help="cpu (default), cuda, or an onnxruntime provider."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime (default: all)."),
+    click.option("--batch-size", type=click.IntRange(1), help="Rows per run at most (default: as many as memory allows)."),
     click.option("--scale", type=float, default=255.0, help="Pictures: pixels are divided by this (default: 255)."),
     click.option("--mean", callback=numbers, help="Pictures: subtracted after scaling, one value or one per channel."),
     click.option("--std", callback=numbers, help="Pictures: divided by after --mean."),
@@ -169,7 +196,7 @@ def inspect(model: str, as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.option("-o", "--out", "target", required=True, type=click.Path(), help="File to write.")
-@options_of(HEAD, BUILD, MASKS)
+@options_of(HEAD, BUILD, RANGES, MASKS)
 def compile(model: str, target: str, **options: Any) -> None:
     """Write a second ONNX model that computes the outputs and the relevance of the inputs."""
     if Path(target).suffix != ".onnx":
@@ -190,7 +217,7 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("--tokenizer", type=click.Path(), help="The tokenizer.json of --text (needs onnxlrp[text]).")
 @click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (arrays), .png (heat-map), .html (text).")
 @click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
-@options_of(HEAD, BUILD, RUN)
+@options_of(HEAD, BUILD, RANGES, RUN)
 @click.option("--size", type=click.IntRange(1), help="Heat-map: pixels of the shorter side.")
 @click.option("--cmap", help="Heat-map: bwr (default), or any matplotlib colormap (needs onnxlrp[plot]).")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
@@ -280,7 +307,7 @@ def prepare(model: str, data: str, options: dict[str, Any]) -> tuple[Explainer, 
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.argument("data", metavar="[INPUT]", type=click.Path(), required=False)
-@options_of(HEAD, RUN)
+@options_of(HEAD, RANGES, RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(model: str, data: str | None, as_json: bool, **options: Any) -> None:
     """Conservation per layer, bias and ε shares, non-finite values; exit 1 when something is off.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import onnx
 
@@ -15,15 +18,31 @@ from .facts import Facts, analyse
 from .graph import ModelSource, Source, load, to_proto
 from .groups import units
 from .head import find_head
+from .interface import runtime_facts
 from .normalize import normalize
 from .optimize import bake_constants, speed_up
 from .outputs import Interface, Request, expose, forward, open_inputs
 from .plan import Plan, assign
+from .precision import check_precision, to_half
+from .ranges import InputRanges, ranges_of
 from .version import __version__
 
 __all__ = ["compile", "inspect"]
 
 
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Without Python's garbage collector: its searches of a growing graph cost more than the work on 10,000 nodes."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+@collecting_later()
 def compile(
     model: ModelSource,
     composite: CompositeLike = "epsilon_plus",
@@ -37,9 +56,11 @@ def compile(
     checks: bool = False,
     bake: bool = False,
     optimize: bool = True,
+    precision: str = "fp32",
     class_axis: int | None = None,
     position: int | tuple[int, ...] | None = None,
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+    input_ranges: InputRanges = None,
 ) -> onnx.ModelProto:
     """A self-contained ONNX model that computes the model's outputs and the relevance of its inputs.
 
@@ -48,26 +69,34 @@ def compile(
     it ends. init: "logit" (the explained value), "one", or "given" (an input `relevance_out`). layers: layers or
     tensors whose relevance is an output too. conditions: those that get an input `mask.<tensor>`. canonize: fold and
     group first. checks: add an output with diagnostics. bake: store modified weights instead of computing them at
-    load. optimize: rewrites of the backward part that are equal up to rounding. input_shapes: {input: shape}.
+    load. optimize: rewrites of the backward part that are equal up to rounding. precision: "fp32", or "fp16": convolutions
+    and matrix products in float16, for GPUs. input_shapes: {input: shape}. input_ranges: {input: (low, high)}, or the pair
+    for an only float input: what rules may rely on; an Explainer warns of inputs outside.
     Raises InvalidModel, UnsupportedOp, RuleMismatch, CompositeError, each naming the node and the remedy.
     """
+    check_precision(precision)
     chosen = resolve(composite, presets.parse)
     request = Request(init, tuple(layers), tuple(conditions), checks, position, chosen.times_input, chosen.derivative)
     keep = [k for k in (*layers, *conditions, *(explain or ())) if isinstance(k, str)]
     source, facts, plan = prepare(model, chosen, request, output, explain, keep, canonize, class_axis, input_shapes)
-    emit = forward(source, facts)
+    ranges = ranges_of(source.graph, input_ranges)
+    emit = forward(source, facts, ranges)
     face = open_inputs(emit, plan, facts, request)
     assert face.seed is not None
     found, books = backward(emit, plan, facts, face.seed, face.masks)
     graph = expose(emit, source, plan, facts, request, face, found, books)
     if optimize:
         speed_up(graph, emit.shapes())
+    if precision == "fp16":
+        to_half(graph)
     if bake:
         bake_constants(graph)
-    props = properties(plan, face, request, [b.step.layer for b in books])
+    known = runtime_facts(source.graph, graph, facts, plan, face, request, ranges)
+    props = properties(plan, face, request, [b.step.layer for b in books], known) | {"onnxlrp.precision": precision}
     return to_proto(graph, source.metadata, props, face.defaults, source.types)
 
 
+@collecting_later()
 def inspect(
     model: ModelSource,
     composite: CompositeLike = "epsilon_plus",
@@ -108,7 +137,9 @@ def prepare(
     return source, facts, assign(source, composite, facts, head, init)
 
 
-def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int | None]) -> dict[str, str]:
+def properties(
+    plan: Plan, face: Interface, request: Request, rows: Sequence[int | None], known: Mapping[str, Any]
+) -> dict[str, str]:
     """metadata_props of the compiled model; `onnxlrp.interface` tells the runtime which output is what."""
     assert face.seed is not None
     shape, axis = face.seed.shape, plan.head.class_axis
@@ -123,12 +154,8 @@ def properties(plan: Plan, face: Interface, request: Request, rows: Sequence[int
         "check_layers": list(rows),
         "class_axis": axis,
         "classes": classes if isinstance(classes, int) else None,
-        "boxes": [
-            {"index": la.index, "name": la.name, "tensor": la.input, "rule": repr(la.rule), "low": box[0], "high": box[1]}
-            for la in plan
-            if (box := la.rule.bounds) is not None
-        ],
         "conserves": not (request.derivative or request.times_input),
+        **known,
     }
     return {
         "onnxlrp.version": __version__,

@@ -60,7 +60,7 @@ def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
         initial = float(np.sum(explanation.initial, dtype=np.float64))
         found = float(np.sum([r.sum(dtype=np.float64) for r in explanation.relevances.values()]))
     ratio = found / initial if initial else float("nan")
-    findings = [text for b in books for text in b.complaints()]
+    findings = explainer.left_ranges(explanation.inputs) + [text for b in books for text in b.complaints()]
     if explainer.conserves and not RATIO[0] <= ratio <= RATIO[1]:
         findings.append(f"Σ relevance is {ratio:.3g} times the initial relevance, outside {RATIO[0]} to {RATIO[1]}")
         findings += _absorbed(books, initial) if initial else []
@@ -96,7 +96,7 @@ def _keeper(b: LayerBooks, initial: float) -> str:
 
 
 def random_inputs(explainer: Explainer, seed: int = 0) -> dict[str, np.ndarray]:
-    """Normal random floats and small integers of the declared shapes, one row, free axes of size 1."""
+    """Normal random floats, within a range that was given, and small integers; declared shapes, free axes of size 1."""
     rng = np.random.default_rng(seed)
     feed = {}
     for name in explainer.required:
@@ -104,5 +104,5 @@ def random_inputs(explainer: Explainer, seed: int = 0) -> dict[str, np.ndarray]:
         dtype = np.dtype(TYPES.get(declared.type, np.float32))
         shape = [d if isinstance(d, int) else 1 for d in declared.shape]
         values = rng.standard_normal(shape) if dtype.kind == "f" else np.ones(shape)
-        feed[name] = values.astype(dtype)
+        feed[name] = values.clip(*explainer.ranges.get(name, (None, None))).astype(dtype)
     return feed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from .errors import CompositeError
 from .facts import Facts
 from .graph import Source
 from .head import initial_relevance
+from .intervals import Interval
 from .opsets import OPSET
 from .order import live
 from .plan import Plan
@@ -58,13 +59,13 @@ class Interface:
     checks: str = ""
 
 
-def forward(source: Source, facts: Facts) -> Emit:
-    """The model itself as the first part of the compiled graph."""
+def forward(source: Source, facts: Facts, ranges: Mapping[str, Interval] | None = None) -> Emit:
+    """The model itself as the first part of the compiled graph. ranges: of inputs, as far as they are known."""
     graph, e = source.graph, Emit()
     e.reserve([n.name for n in graph.nodes] + [t.name for n in graph.nodes for t in (*n.inputs, *n.outputs) if t.name])
     e.reserve([t.name for t in graph.inputs])
     for t in graph.inputs:
-        e.adopt(t)
+        e.adopt(t, (ranges or {}).get(t.name))
     for node in graph.nodes:
         e.forward(node, [e.adopt(t) if t.name else None for t in node.inputs])
     for name, axis in facts.batch.items():

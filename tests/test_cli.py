@@ -69,6 +69,20 @@ def test_check_is_a_verdict(tmp_path: Path) -> None:
     assert "outside the bounds of ZBox(0, 0.5)" in done.stdout
 
 
+def test_ranges_and_rows_per_run(tmp_path: Path) -> None:
+    np.save(tmp_path / "five.npy", np.random.default_rng(0).random((5, 1, 8, 8), np.float32))
+    for name, more in (("whole", []), ("parts", ["--batch-size", 2, "--input-range", "0,1"])):
+        command = ["explain", CNN, tmp_path / "five.npy", "-c", "epsilon_gamma_box(low=0, high=1)", *more]
+        assert onnxlrp(*command, "-o", tmp_path / f"{name}.npz").returncode == 0
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "parts.npz") as parts:
+        np.testing.assert_allclose(parts["relevance.image"], whole["relevance.image"], rtol=0, atol=1e-5)
+    done = onnxlrp("explain", CNN, MODELS / "digit.npy", "--input-range", "image=0,0.5")
+    assert "22 values lie outside the range [0, 0.5]" in done.stderr
+    done = onnxlrp("check", CNN, MODELS / "digit.npy", "--input-range", "0,0.5")
+    assert done.returncode == 1
+    assert "22 values lie outside the range [0, 0.5]" in done.stdout
+
+
 def test_ops_lists_operators() -> None:
     done = onnxlrp("ops")
     assert done.returncode == 0
@@ -103,6 +117,12 @@ WRONG = {
     "bad input shape option": (["inspect", CNN, "--input-shapes", "image"], "NAME=SIZE"),
     "negative input shape": (["inspect", CNN, "--input-shapes", "image=-1,1,8,8"], "'-1' is neither a size"),
     "empty input shape": (["inspect", CNN, "--input-shapes", "image=0,1,8,8"], "neither a size"),
+    "no pair": (["explain", CNN, DIGIT, "--input-range", "0.5"], "is not NAME=LOW,HIGH"),
+    "range that is text": (["compile", CNN, "-o", "out.onnx", "--input-range", "image=a,b"], "is not NAME=LOW,HIGH"),
+    "crossed range": (["compile", CNN, "-o", "out.onnx", "--input-range", "image=1,0"], "low <= high"),
+    "range of nothing": (["check", CNN, "--input-range", "pixels=0,1"], "float inputs are image"),
+    "two ranges, one name": (["check", CNN, "--input-range", "0,1", "--input-range", "image=0,1"], "lacks a name"),
+    "no rows per run": (["explain", CNN, DIGIT, "--batch-size", "0"], "--batch-size"),
     "empty composite": (["inspect", CNN, "-c", ""], "known are epsilon_gamma_box"),
     "half a composite": (["inspect", CNN, "-c", "epsilon("], "known are epsilon_gamma_box"),
     "no size": (["explain", CNN, DIGIT, "-o", "out.png", "--size", "0"], "--size"),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from models_for_tests import data, near, net, ops, small
+from models_for_tests import run as run_bare
 from PIL import Image
 
 import onnxlrp
 from onnxlrp import Explainer, InputError
+from onnxlrp.doctor import examine, random_inputs
 from onnxlrp.heatmap import colorize, heatmap, plane
 from onnxlrp.inputs import read_input
+from onnxlrp.rows import free_memory
+from onnxlrp.session import run
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, MLP, FLAX = (MODELS / f"digits_{name}.onnx" for name in ("cnn", "mlp", "flax"))
@@ -62,7 +70,8 @@ def test_compiled_file_explains_without_the_model(tmp_path: Path, explainer: Exp
     path = tmp_path / "digits.lrp.onnx"
     onnxlrp.save(onnxlrp.compile(CNN, "epsilon_plus_flat", checks=True), path)
     compiled = Explainer(path)
-    assert np.array_equal(compiled(DIGIT).relevance, explainer(DIGIT).relevance)
+    assert np.array_equal(compiled(DIGIT).relevance, Explainer(CNN, "epsilon_plus_flat", checks=True)(DIGIT).relevance)
+    near(compiled(DIGIT).relevance, explainer(DIGIT).relevance, 1e-6)  # diagnostics keep some rewrites from applying
     assert [b.name for b in compiled(DIGIT).conservation] == [b.name for b in explainer(DIGIT).conservation]
     with pytest.raises(onnxlrp.CompositeError, match="compiled already"):
         Explainer(path, "epsilon")
@@ -290,3 +299,189 @@ def test_plane(shape: tuple[int, ...], result: tuple[int, int]) -> None:
     r = np.random.default_rng(0).standard_normal(shape)
     assert plane(r).shape == result
     assert plane(r).sum() == pytest.approx(r.sum())
+
+
+# batches ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each run."""
+    found: list[int] = []
+
+    def spy(session: Any, names: Any, feed: Mapping[str, np.ndarray], device: str) -> Any:
+        found.append(len(next(iter(feed.values()))))
+        return run(session, names, feed, device)
+
+    monkeypatch.setattr("onnxlrp.run.run", spy)
+    return found
+
+
+@pytest.mark.parametrize("targets", [None, 2, [0, 1, 2, 3, -1]], ids=["largest", "one", "per row"])
+@pytest.mark.parametrize(
+    "more", [{}, {"layers": ["pool"], "checks": True}, {"init": "given"}], ids=["plain", "checks", "given"]
+)
+def test_a_batch_in_parts_is_the_batch(parts: list[int], more: dict[str, Any], targets: Any) -> None:
+    x = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
+    feed, target = {"image": x}, targets
+    if "init" in more:
+        feed, target = {"image": x, "relevance_out": np.eye(10, dtype=np.float32)[:5]}, None
+    whole = Explainer(CNN, "epsilon", batch_size=5, **more).quietly(feed, target)
+    split = Explainer(CNN, "epsilon", batch_size=2, **more).quietly(feed, target)
+    assert parts == [5, 2, 2, 1]
+    pairs = [(split.relevance, whole.relevance), (split.output, whole.output), (split.initial, whole.initial)]
+    for a, b in [*pairs, (split.ratio, whole.ratio), *((split.layers[k], whole.layers[k]) for k in whole.layers)]:
+        near(a, b, 1e-6)
+    assert np.array_equal(split.target, whole.target)  # type: ignore[arg-type]
+    for a, b in zip(split.conservation, whole.conservation, strict=True):
+        assert (a.index, a.nonfinite, a.outside) == (b.index, b.nonfinite, b.outside)
+        near([a.arrived, a.sent, a.bias, a.epsilon], [b.arrived, b.sent, b.bias, b.epsilon], 1e-5)
+
+
+def test_masks_are_cut_along_the_batch_or_stay_whole(parts: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((5, 1, 8, 8), np.float32)
+    explainer = Explainer(CNN, "epsilon", conditions=["pool"], batch_size=2)
+    for shape in ((1, 1, 1, 1), (5, 1, 1, 1), (1, 32, 4, 4)):
+        feed = {"image": x, "mask.max_pool2d": rng.random(shape, np.float32)}
+        whole = Explainer(CNN, "epsilon", conditions=["pool"]).quietly(feed)
+        near(explainer.quietly(feed).relevance, whole.relevance, 1e-6)
+    assert parts == [2, 2, 1, 5] * 3 or parts == [5, 2, 2, 1] * 3
+
+
+SHARED = """
+    z = MatMul(x, s)
+    y = Mul(z, g)
+"""
+TWO = "float[N,3] x, float[3,4] s"
+
+
+def test_an_input_without_a_batch_axis_stays_whole() -> None:
+    model = net(SHARED, TWO, g=np.float32(2))
+    feed = {"x": data(5, 3), "s": data(3, 4, seed=1)}
+    options: dict[str, Any] = {"composite": "epsilon", "explain": ["x"]}
+    near(Explainer(model, batch_size=2, **options).quietly(feed).relevance, Explainer(model, **options).quietly(feed).relevance)
+    with pytest.raises(InputError, match=r"batch_size: 's' does not have the batch as its first axis"):
+        Explainer(model, "epsilon", batch_size=2)(feed)
+
+
+MIXING = {
+    "mean of the batch": "m = ReduceMean<keepdims=1>(x, zero)\n z = Sub(x, m)\n y = MatMul(z, w)",
+    "softmax over the batch": "z = MatMul(x, w)\n y = Softmax<axis=0>(z)",
+    "rows by rows": "t = Transpose<perm=[1,0]>(x)\n p = MatMul(x, t)\n q = MatMul(p, x)\n y = MatMul(q, w)",
+    "sum along the batch": "c = CumSum(x, zero0)\n y = MatMul(c, w)",
+    "normed along the batch": "z = LpNormalization<axis=0, p=2>(x)\n y = MatMul(z, w)",
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_rows_that_depend_on_each_other_are_never_split_unasked(
+    parts: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("onnxlrp.rows.SMALL", 0)
+    monkeypatch.setattr("onnxlrp.rows.free_memory", lambda: 1)
+    constants = {"zero": np.asarray([0]), "zero0": np.asarray(0), "w": data(3, 4, seed=1)}
+    used = {k: v for k, v in constants.items() if f"{k})" in MIXING[name] or f", {k}" in MIXING[name]}
+    Explainer(net(MIXING[name], "float[N,3] x", "float[N,4] y", **used), "epsilon").quietly(data(5, 3))
+    assert parts == [5]
+
+
+@pytest.mark.parametrize(("free", "found"), [(10**12, [5]), (0, [1] * 5), (None, [5])], ids=["room", "none", "unknown"])
+def test_batches_are_split_where_memory_is_short(
+    parts: list[int], monkeypatch: pytest.MonkeyPatch, free: int | None, found: list[int]
+) -> None:
+    monkeypatch.setattr("onnxlrp.rows.SMALL", 0)
+    monkeypatch.setattr("onnxlrp.rows.free_memory", lambda: free)
+    for model in (CNN, FLAX):
+        parts.clear()
+        explainer = Explainer(model, "epsilon")
+        explainer.quietly(np.ones([d if isinstance(d, int) else 5 for d in explainer.inputs[explainer.required[0]].shape]))
+        assert parts == found
+
+
+def test_memory_of_a_row_is_the_forward_pass() -> None:
+    face = json.loads({p.key: p.value for p in onnxlrp.compile(small()).metadata_props}["onnxlrp.interface"])
+    assert face["rows"]["memory"] == {"N": 4 * 6 * 5 * 2 + 4 * 3 * 2 * 2 + 4}  # conv, relu; pool, flatten; gemm
+    assert face["rows"]["independent"]
+    free = free_memory()
+    assert free is None or free > 2**20
+
+
+def test_batch_size_of_a_fixed_batch_and_of_nothing() -> None:
+    model = net("y = MatMul(x, w)", "float[2,3] x", "float[2,4] y", w=data(3, 4))
+    with pytest.raises(InputError, match="no input of the model has a free first axis"):
+        Explainer(model, "epsilon", batch_size=1)(data(2, 3))
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(InputError, match="batch_size must be a positive integer"):
+            Explainer(model, "epsilon", batch_size=wrong)  # type: ignore[arg-type]
+
+
+def test_relevance_that_is_not_finite_warns() -> None:
+    explainer = Explainer(net("y = MatMul(x, w)", "float[N,3] x", w=np.full((3, 4), 1e38, np.float32)), "epsilon")
+    explainer(data(2, 3, low=0.5) / 100)
+    with pytest.warns(UserWarning, match="not finite"):
+        explainer(data(2, 3, low=0.5) * 100)
+
+
+# ranges ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranges", [(0, 1), {"x": (0, 1)}, {"x": (0.0, float("inf"))}])
+def test_a_range_saves_what_cannot_occur_and_changes_nothing_inside(ranges: Any) -> None:
+    x = data(3, 3, 6, 5, low=0)
+    free, known = (onnxlrp.compile(small(), "zplus", optimize=False, **more) for more in ({}, {"input_ranges": ranges}))
+    assert ops(known).count("Conv") < ops(free).count("Conv")
+    assert ops(known).count("ConvTranspose") < ops(free).count("ConvTranspose")
+    a, b = run_bare(free, x=x), run_bare(known, x=x)
+    assert np.array_equal(a["relevance.x"], b["relevance.x"])
+    assert np.array_equal(a["y"], b["y"])
+
+
+def test_an_input_outside_its_range_warns() -> None:
+    model = net("y = MatMul(x, w)", "float[N,3] x", w=data(3, 4, low=0.1))
+    explainer, x = Explainer(model, "zplus", input_ranges={"x": (0, 1)}), data(2, 3, low=0.1)
+    explainer(x)
+    x[0, :2] = (-0.5, 3)
+    with pytest.warns(UserWarning, match=r"input 'x': 2 values lie outside the range \[0, 1\]"):
+        explainer(x)
+
+
+def test_an_unnamed_batch_is_split_when_asked(parts: list[int]) -> None:
+    x = np.random.default_rng(0).random((5, 64), np.float32)
+    whole, split = Explainer(MLP, "epsilon").quietly(x), Explainer(MLP, "epsilon", batch_size=2).quietly(x)
+    assert parts == [5, 2, 2, 1]
+    near(split.relevance, whole.relevance, 1e-6)
+    assert np.array_equal(split.outputs["label"], whole.outputs["label"])
+
+
+def test_check_knows_ranges() -> None:
+    explainer = Explainer(small(), "zplus", input_ranges=(0.25, 0.5))
+    drawn = random_inputs(explainer)["x"]
+    assert drawn.min() >= 0.25
+    assert drawn.max() <= 0.5
+    assert not any("outside the range" in f for f in examine(explainer, {"x": drawn}).findings)
+    assert any("outside the range [0.25, 0.5]" in f for f in examine(explainer, {"x": drawn + 1}).findings)
+
+
+BAD_RANGES: dict[str, tuple[Any, type[onnxlrp.Error], str]] = {
+    "crossed": ({"x": (1, 0)}, onnxlrp.CompositeError, "low <= high"),
+    "NaN": ({"x": (0, float("nan"))}, onnxlrp.CompositeError, "low <= high"),
+    "one number": ({"x": 1}, onnxlrp.CompositeError, "must be"),
+    "three numbers": ((0, 1, 2), onnxlrp.CompositeError, "must be"),
+    "text": ({"x": "ab"}, onnxlrp.CompositeError, "must be"),
+    "nothing left": ({"x": (float("inf"), float("inf"))}, onnxlrp.CompositeError, "low <= high"),
+    "unknown": ({"z": (0, 1)}, InputError, "float inputs are x"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RANGES)
+def test_bad_range_is_named(name: str) -> None:
+    ranges, kind, text = BAD_RANGES[name]
+    with pytest.raises(kind, match=text) as caught:
+        onnxlrp.compile(small(), input_ranges=ranges)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plain_range_needs_one_float_input() -> None:
+    with pytest.raises(InputError, match="2 float inputs"):
+        onnxlrp.compile(net(SHARED, TWO, g=np.float32(2)), input_ranges=(0, 1))
