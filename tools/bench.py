@@ -1,165 +1,235 @@
-"""Time of the compiled graph ÷ time of the model itself, alternating in one process.
+"""Measures explanations side by side: the model's forward, our graph, zennit, captum, and onnx2torch + zennit.
 
-    python tools/bench.py                            # VGG-16, epsilon_plus_flat
-    python tools/bench.py --composite epsilon gamma --repeats 20
-    python tools/bench.py --network bert --composite attn_lrp
+    python tools/bench.py                                              # a few cells, minutes
+    python tools/bench.py --network resnet50 vgg16 --composite all --batch 1 8 --threads 1 2 --out results
+    python tools/bench.py --render a.json b.json --out results         # the table of several runs, later files win
 
-Ratios are medians of pairs measured one after the other, so that a drift of the machine's speed cancels.
+Every cell runs in a process of its own and every peak of memory in another. `--out results` writes results.json after
+each cell (adding to what is there) and results.md. Peers need the extra `bench`; without it their columns say so.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
+import networks
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+import report
+from bounds import bound
+from cell import open_session, reason
+from rich.console import Console
 
 import onnxlrp
 
-VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]
+HERE = Path(__file__).parent
+BOX = "epsilon_gamma_box(low=-5, high=5)"  # the inputs are normal
+ALL = ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", BOX]
+TRANSFORMERS = {"vit_b", "bert_base"}
+# Waiting threads of torch spin by default, and take several times longer when anything else runs. An own setting stays.
+WAITING = os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+console = Console(stderr=True)
 
 
-def vgg(layout: list[int | str] = VGG16, classes: int = 1000, hidden: int = 4096, size: int = 224) -> onnx.ModelProto:
-    """A VGG with random He weights."""
-    rng = np.random.default_rng(0)
-    nodes: list[onnx.NodeProto] = []
-    weights: list[onnx.TensorProto] = []
-
-    def weight(name: str, *shape: int) -> str:
-        scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
-        weights.append(numpy_helper.from_array((rng.standard_normal(shape, np.float32) * np.float32(scale)), name))
-        return name
-
-    x, channels = "x", 3
-    for i, width in enumerate(layout):
-        if width == "M":
-            nodes.append(helper.make_node("MaxPool", [x], [f"p{i}"], f"pool{i}", kernel_shape=[2, 2], strides=[2, 2]))
-            x, size = f"p{i}", size // 2
-        else:
-            inputs = [x, weight(f"w{i}", int(width), channels, 3, 3), weight(f"b{i}", int(width))]
-            nodes.append(helper.make_node("Conv", inputs, [f"c{i}"], f"conv{i}", pads=[1, 1, 1, 1], kernel_shape=[3, 3]))
-            nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"], f"relu{i}"))
-            x, channels = f"r{i}", int(width)
-    nodes.append(helper.make_node("Flatten", [x], ["flat"], "flatten"))
-    x, width = "flat", channels * size * size
-    for i, out in enumerate((hidden, hidden, classes)):
-        inputs = [x, weight(f"fw{i}", out, width), weight(f"fb{i}", out)]
-        nodes.append(helper.make_node("Gemm", inputs, [f"f{i}"], f"fc{i}", transB=1))
-        x, width = f"f{i}", out
-        if i < 2:
-            nodes.append(helper.make_node("Relu", [x], [f"fr{i}"], f"frelu{i}"))
-            x = f"fr{i}"
-    shape = ["batch", 3, 224, 224]
-    graph = helper.make_graph(
-        nodes, "vgg", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", classes])], weights,
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="+", choices=list(networks.NETWORKS), default=["mlp", "resnet50"])
+    parser.add_argument("--composite", nargs="+", help="presets, or all; default epsilon_plus_flat, attn_lrp for transformers")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--repeats", type=int, default=10, help="pairs of a comparison, at most")
+    parser.add_argument("--time-limit", type=float, default=60, help="seconds for the pairs of a cell; one pair at least")
+    parser.add_argument(
+        "--peers", nargs="*", choices=["zennit", "captum", "onnx2torch"], default=["zennit", "captum", "onnx2torch"]
+    )
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
+    parser.add_argument("--bake", action="store_true", help="compile with bake=True as well, for its time to load")
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
+    parser.add_argument("--render", nargs="+", type=Path, help="only make the table of these JSON files")
+    return parser.parse_args()
 
 
-class Text:
-    """Writes a graph node by node; weights are random and small."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(0)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def __call__(self, op: str, *inputs: str, **attrs: object) -> str:
-        name = f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name, **attrs))
-        return name
-
-    def weight(self, *shape: int) -> str:
-        return self.constant(self.rng.standard_normal(shape, np.float32) * np.float32(0.5 / np.sqrt(shape[0])))
-
-    def constant(self, value: np.ndarray) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(value, name))
-        return name
-
-    def dense(self, x: str, inputs: int, outputs: int) -> str:
-        return self("Add", self("MatMul", x, self.weight(inputs, outputs)), self.weight(outputs))
-
-    def norm(self, x: str, width: int) -> str:
-        one, zero = (self.constant(np.full(width, v, np.float32)) for v in (1, 0))
-        return self("LayerNormalization", x, one, zero, axis=-1, epsilon=1e-12)
+def chosen(network: str, asked: list[str] | None) -> list[str]:
+    """The presets for a network."""
+    if asked is None or asked == ["all"]:
+        everything = ALL if asked else ["epsilon_plus_flat"]
+        return ["attn_lrp"] if network in TRANSFORMERS else everything
+    return asked
 
 
-def bert(layers: int = 12, width: int = 768, heads: int = 12, tokens: int = 128, words: int = 30522) -> onnx.ModelProto:
-    """An encoder of BERT-base's size with random weights, as torch writes it: input_ids (N,T) to two classes."""
-    g = Text()
-    split, join = g.constant(np.int64([0, tokens, heads, width // heads])), g.constant(np.int64([0, tokens, width]))
-    scale, half, one, root = (g.constant(np.float32(v)) for v in ((width // heads) ** -0.5, 0.5, 1, np.sqrt(2)))
-    x = g.norm(g("Add", g("Gather", g.weight(words, width), "input_ids"), g.weight(tokens, width)), width)
-    for _ in range(layers):
-        q, k, v = (g("Reshape", g.dense(x, width, width), split) for _ in range(3))
-        q, v = (g("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, v))
-        scores = g("Mul", g("MatMul", q, g("Transpose", k, perm=[0, 2, 3, 1])), scale)
-        mixed = g("Transpose", g("MatMul", g("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
-        x = g.norm(g("Add", g.dense(g("Reshape", mixed, join), width, width), x), width)
-        h = g.dense(x, width, 4 * width)
-        h = g("Mul", g("Mul", h, g("Add", g("Erf", g("Div", h, root)), one)), half)
-        x = g.norm(g("Add", g.dense(h, 4 * width, width), x), width)
-    y = g.dense(g("Gather", x, g.constant(np.int64(0)), axis=1), width, 2)
-    graph = helper.make_graph(
-        g.nodes, "bert", [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", tokens])],
-        [helper.make_tensor_value_info(y, TensorProto.FLOAT, ["batch", 2])], g.weights,
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+def child(script: str, *words: object) -> str:
+    """Output of a tool in a process of its own. Raises RuntimeError with its last line."""
+    done = subprocess.run([sys.executable, HERE / script, *map(str, words)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        raise RuntimeError(f"killed by signal {-done.returncode}" if done.returncode < 0 else last)
+    return done.stdout
 
 
-def session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def weigh(path: Path) -> int:
+    """Bytes of a model with the data beside it."""
+    return sum(f.stat().st_size for f in path.parent.glob(f"{path.name}*"))
+
+
+def loading(own: Path, ours: Path, pairs: int = 3) -> dict[str, float]:
+    """Seconds to open our graph and the model itself, median of pairs."""
+    times: list[list[float]] = []
+    for _ in range(pairs):
+        pair = []
+        for path in (own, ours):
+            start = time.perf_counter()
+            open_session(path, 1)
+            pair.append(time.perf_counter() - start)
+        times.append(pair)
+    return {
+        "own_s": statistics.median(a for a, _ in times), "ours_s": statistics.median(b for _, b in times),
+        "ratio": statistics.median(b / a for a, b in times),
+    }  # fmt: skip
+
+
+def graph_facts(model: onnx.ModelProto, own: Path, ours: Path, composite: str, bake: bool) -> dict[str, Any]:
+    """Compiles to `ours`; time of it, sizes, nodes, loading, bound."""
+
+    def made(**options: Any) -> tuple[onnx.ModelProto, float]:
+        start = time.perf_counter()
+        compiled = onnxlrp.compile(model, composite, **options)
+        return compiled, time.perf_counter() - start
+
+    compiled, spent = made()
+    onnxlrp.save(compiled, ours)
+    facts: dict[str, Any] = {
+        "compile_s": spent, "bound": bound(model, composite), "size": weigh(ours) / weigh(own),
+        "nodes": len(compiled.graph.node), "own_nodes": len(model.graph.node), "load": loading(own, ours),
+    }  # fmt: skip
+    if bake:
+        baked, spent = made(bake=True)
+        path = ours.with_name("baked.onnx")
+        onnxlrp.save(baked, path)
+        facts["baked"] = {"compile_s": spent, "size": weigh(path) / weigh(own), "load": loading(own, path)}
+    return facts
+
+
+def peaks(own: Path, ours: Path, x: Path, composite: str, threads: int, zennit: bool) -> dict[str, Any]:
+    """Megabytes of the forward, of our graph and of zennit, one explanation each."""
+    found: dict[str, Any] = {}
+
+    def take(name: str, *words: object) -> None:
+        try:
+            found[name] = float(child("peak.py", *words))
+        except RuntimeError as error:
+            found[f"{name}_reason"] = reason(error)
+
+    take("own", "run", own, x, threads)
+    take("ours", "run", ours, x, threads)
+    if zennit:
+        props = {p.key: p.value for p in onnx.load(ours, load_external_data=False).metadata_props}
+        (start,), pack = json.loads(props["onnxlrp.explained"]), ours.with_name("twin.pt")
+        take("twin", "twin", own, start, x, pack)
+        if found.pop("twin", None):
+            take("zennit", "zennit", pack, composite, threads)
+            pack.unlink()
+    return found
+
+
+def cell(
+    folder: Path, own: Path, ours: Path, x: Path, composite: str, threads: int, asked: argparse.Namespace
+) -> dict[str, Any]:
+    """Times of a cell; what was measured before a crash is kept."""
+    out = folder / "out.json"
+    out.unlink(missing_ok=True)
+    spec = {
+        "model": str(own), "compiled": str(ours), "x": str(x), "composite": composite, "threads": threads, "out": str(out),
+        "peers": asked.peers, "repeats": asked.repeats, "time_limit": asked.time_limit,
+    }  # fmt: skip
+    (folder / "spec.json").write_text(json.dumps(spec))
+    try:
+        child("cell.py", folder / "spec.json")
+        crash = ""
+    except RuntimeError as error:
+        crash = reason(error)
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"reason": crash}
+    for name in asked.peers:
+        found.setdefault("peers", {}).setdefault(name, {"reason": crash})
+    return found
+
+
+def measure(asked: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Runs what was asked for; `results` grows and is written after each cell."""
+    for network in asked.network:
+        model = networks.NETWORKS[network]()
+        with tempfile.TemporaryDirectory() as name:
+            folder, x = Path(name), Path(name) / "x.npy"
+            own, ours = folder / "own.onnx", folder / "ours.onnx"
+            onnxlrp.save(model, own)
+            for composite in chosen(network, asked.composite):
+                graph = report.key(network, composite)
+                try:
+                    with console.status(f"compile {graph}"):
+                        results["graphs"][graph] = graph_facts(model, own, ours, composite, asked.bake)
+                except Exception as error:  # one preset that fails must not end a run of hours
+                    lost = [report.key(graph, batch, threads) for batch in asked.batch for threads in asked.threads]
+                    results["cells"] |= {name: {"reason": reason(error)} for name in lost}
+                    continue
+                for batch in asked.batch:
+                    np.save(x, networks.sample(model, batch))
+                    measure_batch(asked, results, folder, own, ours, x, network, composite, batch)
+
+
+def measure_batch(
+    asked: argparse.Namespace, results: dict[str, Any], folder: Path, own: Path, ours: Path, x: Path, network: str,
+    composite: str, batch: int,
+) -> None:  # fmt: skip
+    row = report.key(network, composite, batch)
+    if not asked.no_memory:
+        with console.status(f"memory of {row}"):
+            results["memory"][row] = peaks(own, ours, x, composite, asked.threads[0], "zennit" in asked.peers)
+    for threads in asked.threads:
+        cell_key = report.key(network, composite, batch, threads)
+        with console.status(f"time of {cell_key}"):
+            results["cells"][cell_key] = cell(folder, own, ours, x, composite, threads, asked)
+        console.print(report.terminal({**results, "cells": {cell_key: results["cells"][cell_key]}}))
+        write(asked.out, results)
+
+
+def write(out: Path | None, results: dict[str, Any]) -> None:
+    if out is not None:
+        out.with_suffix(".json").write_text(json.dumps(results, indent=1))
+        out.with_suffix(".md").write_text(report.markdown(results))
+
+
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return {
+        "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "python": platform.python_version(),
+        "onnxruntime": ort.__version__, "onnxlrp": onnxlrp.__version__, "OMP_WAIT_POLICY": WAITING,
+    }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--composite", nargs="+", default=["epsilon_plus_flat"])
-    parser.add_argument("--network", choices=["vgg16", "bert"], default="vgg16")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=0)
-    arguments = parser.parse_args()
-    model = vgg() if arguments.network == "vgg16" else bert()
-    own = session(model, arguments.threads)
-    rng = np.random.default_rng(1)
-    if arguments.network == "vgg16":
-        feed = {"x": rng.standard_normal((arguments.batch, 3, 224, 224)).astype(np.float32)}
-    else:
-        feed = {"input_ids": rng.integers(0, 30522, (arguments.batch, 128))}
-    for composite in arguments.composite:
-        start = time.perf_counter()
-        compiled = onnxlrp.compile(model, composite)
-        compiling = time.perf_counter() - start
-        start = time.perf_counter()
-        ours = session(compiled, arguments.threads)
-        loading = time.perf_counter() - start
-        times = []
-        for _ in range(arguments.repeats + 2):
-            pair = []
-            for run in (own, ours):
-                start = time.perf_counter()
-                run.run(None, feed)
-                pair.append(time.perf_counter() - start)
-            times.append(pair)
-        times = times[2:]
-        ratios = [b / a for a, b in times]
-        y, r = ours.run(None, feed)[:2]
-        print(
-            f"{arguments.network} {composite}: "
-            f"{statistics.median(ratios):.2f} forwards (min {min(ratios):.2f}, max {max(ratios):.2f}); "
-            f"forward {statistics.median(a for a, _ in times) * 1e3:.0f} ms, explanation "
-            f"{statistics.median(b for _, b in times) * 1e3:.0f} ms; compile {compiling:.1f} s, load {loading:.1f} s, "
-            f"size × {compiled.ByteSize() / model.ByteSize():.3f}, Σr / logit {r.sum() / y.max(1).sum():.4f}"
-        )
+    asked = arguments()
+    known = asked.render or [f for f in [asked.out and asked.out.with_suffix(".json")] if f and f.exists()]
+    results = report.merged([json.loads(f.read_text()) for f in known])
+    if not asked.render:
+        results["machine"] = machine()
+        measure(asked, results)
+    write(asked.out, results)
+    print(report.markdown(results), end="")
 
 
 if __name__ == "__main__":
