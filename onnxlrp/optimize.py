@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from .opsets import OPSET
 from .order import captured, depends, live
-from .peepholes.convolutions import box_filter, flip, join, product, split_forward, stack
+from .peepholes.convolutions import box_filter, flip, join, product, split_forward, stack, symmetric
 from .peepholes.scope import Scope
 from .peepholes.sums import epsilon_in_bias, factor, narrow, one_batch, scaled, sign_free, unexpanded
 from .tensor import Shape
@@ -35,6 +35,8 @@ PEEPHOLES: list[tuple[str, Callable[[gs.Node, Scope], None]]] = [
     ("Add", epsilon_in_bias),
     ("ConvTranspose", product),
     ("ConvTranspose", flip),
+    ("Conv", symmetric),
+    ("ConvTranspose", symmetric),
 ]
 
 

@@ -45,6 +45,7 @@ DEPTHWISE = "h = Conv<kernel_shape=[3,3], group=4, pads=[1,1,1,1], strides=[{0},
     "r"
 )
 DEPTH = {"w": (4, 1, 3, 3), "b": (4,)}
+UNEQUAL = "h = Conv<kernel_shape=[3,3], pads=[0,1,2,0], strides=[{0},{0}]>(x, w, b)\n r = Relu(h)\n" + HEAD.format("r")
 POINT = "h = Conv<kernel_shape=[1,1], strides=[{0},{0}]>(x, w, b)\n r = Relu(h)\n" + HEAD.format("r")
 UP = """
     a = Relu(x)
@@ -90,6 +91,9 @@ ROWS = {
     "depthwise": Row(DEPTHWISE.format(1), "epsilon", "/reversed", x="float[N,4,9,7] x", shapes=DEPTH),
     "depthwise, strided": Row(DEPTHWISE.format(2), "epsilon", "/spread", x="float[N,4,9,8] x", shapes=DEPTH),
     "depthwise, strided, unknown sizes": Row(DEPTHWISE.format(2), "epsilon", "/spread", False, "float[N,4,A,B] x", DEPTH),
+    "unequal pads": Row(UNEQUAL.format(1), "epsilon", "/padded", shapes={"w": (4, 17, 3, 3), "b": (4,)}, x="float[N,17,9,7] x"),
+    "unequal pads, strided": Row(UNEQUAL.format(2), "epsilon", "/full"),
+    "equal pads": Row(CONV, "epsilon_plus", "/padded", False),
     "one tap": Row(POINT.format(1), "epsilon", "/matrix", x="float[N,3,30,28] x", shapes=POINT_SHAPES),
     "one tap, small": Row(POINT.format(1), "epsilon", "/matrix", False, "float[N,3,9,7] x", POINT_SHAPES),
     "one tap, strided": Row(POINT.format(2), "epsilon", "/matrix", False, "float[N,3,60,58] x", POINT_SHAPES),
