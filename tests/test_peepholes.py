@@ -30,7 +30,6 @@ class Row(NamedTuple):
 
 
 CONV = "h = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b)\n r = Relu(h)\n" + HEAD.format("r")
-WIDE = {"w": (4, 16, 3, 3), "b": (4,)}
 RESIDUAL = """
     a = Relu(x)
     h = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(a, w, b)
@@ -46,13 +45,11 @@ DEPTHWISE = "h = Conv<kernel_shape=[3,3], group=4, pads=[1,1,1,1], strides=[{0},
 )
 DEPTH = {"w": (4, 1, 3, 3), "b": (4,)}
 UNEQUAL = "h = Conv<kernel_shape=[3,3], pads=[0,1,2,0], strides=[{0},{0}]>(x, w, b)\n r = Relu(h)\n" + HEAD.format("r")
-POINT = "h = Conv<kernel_shape=[1,1], strides=[{0},{0}]>(x, w, b)\n r = Relu(h)\n" + HEAD.format("r")
 UP = """
     a = Relu(x)
     h = ConvTranspose<kernel_shape=[3,3], strides=[{0},{0}]>(a, w, b)
     r = Relu(h)
 """ + HEAD.format("r")
-POINT_SHAPES: Shapes = {"w": (4, 3, 1, 1), "b": (4,)}
 UP_SHAPES: Shapes = {"w": (3, 17, 3, 3), "b": (17,)}
 DENSE = "y = Gemm<transB=1>(x, w, b)"
 DENSE_SHAPES: Shapes = {"w": (4, 5), "b": (4,)}
@@ -83,8 +80,6 @@ ROWS = {
     "narrow": Row(CONV, BOX, "/low"),
     "narrow, dense": Row(DENSE, "tutorial_mlp", "/low", x="float[N,5] x", shapes=DENSE_SHAPES),
     "narrow, one bound is 0": Row(CONV, "epsilon_gamma_box(low=0, high=4)", "/low", False),
-    "stack": Row(CONV, BOX, "/stacked"),
-    "stack, many channels": Row(CONV, BOX, "/stacked", False, "float[N,16,9,7] x", WIDE),
     "join": Row(CONV, "epsilon_plus", "/inputs"),
     "join, one sign": Row(BEHIND, "epsilon_plus", "/inputs", False),
     "join, groups": Row(DEPTHWISE.format(1), "epsilon_plus", "/inputs", False, "float[N,4,9,7] x", DEPTH),
@@ -94,9 +89,6 @@ ROWS = {
     "unequal pads": Row(UNEQUAL.format(1), "epsilon", "/padded", shapes={"w": (4, 17, 3, 3), "b": (4,)}, x="float[N,17,9,7] x"),
     "unequal pads, strided": Row(UNEQUAL.format(2), "epsilon", "/full"),
     "equal pads": Row(CONV, "epsilon_plus", "/padded", False),
-    "one tap": Row(POINT.format(1), "epsilon", "/matrix", x="float[N,3,30,28] x", shapes=POINT_SHAPES),
-    "one tap, small": Row(POINT.format(1), "epsilon", "/matrix", False, "float[N,3,9,7] x", POINT_SHAPES),
-    "one tap, strided": Row(POINT.format(2), "epsilon", "/matrix", False, "float[N,3,60,58] x", POINT_SHAPES),
     "a model's own ConvTranspose": Row(UP.format(1), "epsilon_plus", "/swapped", shapes=UP_SHAPES, y="float[N,17] y"),
     "a model's own strided one": Row(UP.format(2), "epsilon_plus", "/swapped", False, shapes=UP_SHAPES, y="float[N,17] y"),
 }  # fmt: skip

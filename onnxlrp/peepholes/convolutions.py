@@ -10,13 +10,11 @@ import onnx_graphsurgeon as gs
 
 from .scope import Scope, fold_shape, source
 
-__all__ = ["box_filter", "flip", "join", "product", "split_forward", "stack", "symmetric"]
+__all__ = ["box_filter", "flip", "join", "split_forward", "symmetric"]
 
 # A stride-1 adjoint as a Conv uses the runtime's blocked layout: 1.2 to 2.4 times as fast where it has output channels
 # to block, slower where it has few (3 channels: 0.6 times).
 WIDE = 16
-# One tap as a matrix product: 1.4 to 2.2 times as fast as a Conv with its reorders at 28 x 28 and more, slower below.
-ROOMY = 28 * 28
 BACK = int(np.iinfo(np.int32).min)  # the end of a Slice that goes backwards to the first element
 
 
@@ -49,21 +47,6 @@ def flip(node: gs.Node, g: Scope) -> None:
         w = g.make(node, "swapped", "Transpose", w, perm=[1, 0, *range(2, n + 2)])
     form = {"kernel_shape": list(kernel), "strides": [1] * n, "dilations": list(attrs["dilations"]), "group": group}
     g.become(node, "Conv", [s, w, *node.inputs[2:]], **form, pads=mirrored)
-
-
-def product(node: gs.Node, g: Scope) -> None:
-    """ConvTranspose(s, w), one tap, stride 1  =  wᵀ s as a matrix product over channels: no blocks to reorder."""
-    shape, sizes = fold_shape(node.inputs[1]), g.shape(node.inputs[0])
-    if shape is None or any(k != 1 for k in shape[2:]) or bias_of(node) is not None:
-        return
-    space = math.prod(d if isinstance(d, int) else 0 for d in sizes[2:]) if sizes is not None else 0
-    if sizes is None or space < ROOMY or settings(node, len(shape) - 2) != settings(gs.Node("", attrs={}), len(shape) - 2):
-        return
-    flat = g.make(node, "rows", "Reshape", node.inputs[0], g.constant([0, shape[0], -1]))
-    w = g.make(node, "matrix", "Reshape", node.inputs[1], g.constant(shape[:2]))
-    w = g.make(node, "transposed", "Transpose", w, perm=[1, 0])
-    out = g.make(node, "product", "MatMul", w, flat)
-    g.become(node, "Reshape", [out, g.constant([0, shape[1], *sizes[2:]])])
 
 
 def spread_out(node: gs.Node, steps: list[int], g: Scope) -> gs.Variable | None:
@@ -104,25 +87,6 @@ def box_filter(node: gs.Node, g: Scope) -> None:
 
 def _is_one(t: gs.Tensor) -> bool:
     return isinstance(t, gs.Constant) and math.prod(t.shape) == 1 and float(np.asarray(t.values).ravel()[0]) == 1
-
-
-def stack(node: gs.Node, g: Scope) -> None:
-    """Two adjoints of one s with few channels  =  one adjoint with the channels of both: s is read once."""
-    shape = fold_shape(node.inputs[1])
-    if shape is None or shape[1] >= WIDE or node.attrs.get("group", 1) != 1:
-        return
-    for other in g.users(node.inputs[0]):
-        second = fold_shape(other.inputs[1]) if other.op == "ConvTranspose" and other is not node else None
-        if second is None or second[0] != shape[0] or second[2:] != shape[2:] or other.attrs != node.attrs:
-            continue
-        if len(node.inputs) > 2 or len(other.inputs) > 2 or second[1] >= WIDE:
-            continue
-        w = g.make(node, "weights", "Concat", node.inputs[1], other.inputs[1], axis=1)
-        both = g.make(node, "stacked", "ConvTranspose", node.inputs[0], w, **node.attrs)
-        ends = (0, shape[1], shape[1] + second[1])
-        for i, each in enumerate((node, other)):
-            g.become(each, "Slice", [both, g.constant(ends[i : i + 1]), g.constant(ends[i + 1 : i + 2]), g.constant([1])])
-        return
 
 
 def join(node: gs.Node, g: Scope) -> None:
