@@ -3,6 +3,7 @@
     python tools/bench.py                                              # a few cells, minutes
     python tools/bench.py --network resnet50 vgg16 --composite all --batch 1 8 --threads 1 2 --out results
     python tools/bench.py --render a.json b.json --out results         # the table of several runs, later files win
+    python tools/bench.py --render a.json b.json --page docs/cost.md   # put it into the page
 
 Every cell runs in a process of its own and every peak of memory in another. `--out results` writes results.json after
 each cell (adding to what is there) and results.md. Peers need the extra `bench`; without it their columns say so.
@@ -57,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bake", action="store_true", help="compile with bake=True as well, for its time to load")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     parser.add_argument("--render", nargs="+", type=Path, help="only make the table of these JSON files")
+    parser.add_argument("--page", type=Path, help="put the table between the marks of this Markdown page")
     return parser.parse_args()
 
 
@@ -208,6 +210,13 @@ def write(out: Path | None, results: dict[str, Any]) -> None:
         out.with_suffix(".md").write_text(report.markdown(results))
 
 
+def insert(page: Path, table: str) -> None:
+    """Replaces the table of a Markdown page."""
+    text = page.read_text(encoding="utf-8")
+    begin, end = "<!-- begin: table -->\n", "<!-- end: table -->"
+    page.write_text(text[: text.index(begin) + len(begin)] + table + text[text.index(end) :], encoding="utf-8")
+
+
 def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     names = (
@@ -229,6 +238,8 @@ def main() -> None:
         results["machine"] = machine()
         measure(asked, results)
     write(asked.out, results)
+    if asked.page is not None:
+        insert(asked.page, report.markdown(results))
     print(report.markdown(results), end="")
 
 
