@@ -4,6 +4,7 @@
 from . import composites, errors, node_rules, presets, rules, selectors
 from .compile import compile, inspect
 from .composites import *  # noqa: F403
+from .concepts import Concepts, IndexedFeatures, TopNFeatures
 from .errors import *  # noqa: F403
 from .explanation import Explanation
 from .graph import save
@@ -15,7 +16,7 @@ from .tensor import maximum, mean, minimum, relu, where
 from .version import __version__
 
 __all__ = ["Explainer", "Explanation", "__version__", "compile", "inspect", "presets", "save"]
-__all__ += ["maximum", "mean", "minimum", "relu", "where"]
+__all__ += ["Concepts", "IndexedFeatures", "TopNFeatures", "maximum", "mean", "minimum", "relu", "where"]
 __all__ += composites.__all__
 __all__ += selectors.__all__
 __all__ += errors.__all__
