@@ -57,6 +57,7 @@ def zeros(op: str, xs: Sequence[Tensor | None], shape: Shape) -> Names:
 def rectifies(op: str, attrs: Mapping[str, Any], xs: Sequence[Tensor | None]) -> bool:
     """Whether the node's result is 0 wherever its first input is not positive."""
     if op == "Clip":
-        low = xs[1] if len(xs) > 1 else None
-        return low is not None and low.value is not None and low.value.size == 1 and not low.value.any()
+        low, high = (xs[i] if len(xs) > i else None for i in (1, 2))
+        floor = low is not None and low.value is not None and not low.value.any()
+        return floor and (high is None or (high.value is not None and bool((high.value > 0).all())))  # below 0 it wins
     return op == "Relu" or (op == "ThresholdedRelu" and attrs.get("alpha", 1.0) >= 0)
