@@ -24,6 +24,7 @@ from .errors import CompositeError, Error, InputError
 from .explanation import writable
 from .graph import over_limit, save
 from .inputs import Preprocessing, read_input
+from .pictures.options import PICTURE, picture_options
 from .plan import show_shape
 from .run import Explainer
 from .support import support
@@ -218,8 +219,7 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (arrays), .png (heat-map), .html (text).")
 @click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
 @options_of(HEAD, BUILD, RANGES, RUN)
-@click.option("--size", type=click.IntRange(1), help="Heat-map: pixels of the shorter side.")
-@click.option("--cmap", help="Heat-map: bwr (default), or any matplotlib colormap (needs onnxlrp[plot]).")
+@options_of(PICTURE)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def explain(
     model: str,
@@ -228,22 +228,18 @@ def explain(
     tokenizer: str | None,
     target: str | None,
     classes: tuple[int, ...],
-    size: int | None,
-    cmap: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Explain one input (.npy, .npz, a picture) or text. MODEL may be compiled already."""
     if bool(texts) == (data is not None) or bool(texts) != (tokenizer is not None):
         raise click.UsageError("give either INPUT, a file, or --text together with --tokenizer")
-    picture = {k: v for k, v in (("size", size), ("cmap", cmap)) if v is not None}
     if target is not None:
         known = (".npz", ".html") if texts else (".npz", ".png")
         if Path(target).suffix not in known:
             raise InputError(f"{target}: explanations{' of text' if texts else ''} are written as {' or '.join(known)}")
         writable(Path(target))
-    if picture and not (target or "").endswith(".png"):
-        raise click.UsageError(f"--{next(iter(picture))} is for heat-maps: add -o heat.png")
+    picture = picture_options(options, target)
     if data is None:
         explain_text(opened(model, options), str(tokenizer), texts, target, list(classes) or None, as_json)
         return
@@ -265,7 +261,11 @@ def explain(
         console.print(f"relevance of {name}: {show_shape(r.shape)}, sum {r.sum():.6g}", markup=False)
     console.print(f"Σ relevance ÷ initial relevance: {', '.join(f'{v:.4g}' for v in explanation.ratio[:8])}", markup=False)
     rows = len(np.atleast_1d(next(iter(explanation.relevances.values()))))
-    only = f" (the picture shows row 0 of {rows}; .npz keeps all)" if (target or "").endswith(".png") and rows > 1 else ""
+    only = (
+        f" (the picture shows row 0 of {rows}; .npz keeps all)"
+        if (target or "").endswith(".png") and rows > 1 and "grid" not in picture
+        else ""
+    )
     console.print(f"written: {target}{only}" if target else "nothing written; -o heat.png or -o out.npz keeps it", markup=False)
 
 

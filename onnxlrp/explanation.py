@@ -117,21 +117,42 @@ class Explanation:
         """Relevance that arrived at, was sent on by, and was kept by every layer; runs the model once more if needed."""
         return self._books()
 
-    def heatmap(self, row: int = 0, *, name: str | None = None, size: int | None = None, cmap: str = "bwr") -> Image:
-        """Picture of one row's relevance, symmetric about zero. Raises InputError when it has no picture's shape."""
-        from .heatmap import heatmap
+    def heatmap(
+        self,
+        row: int = 0,
+        *,
+        name: str | None = None,
+        grid: str | Sequence[int] | None = None,
+        captions: Sequence[str] | None = None,
+        size: int | None = None,
+        cmap: str = "bwr",
+        **style: Any,
+    ) -> Image:
+        """Picture of one row's relevance, symmetric about zero; with grid="all" or row numbers, of several on one sheet.
+
+        name: of the explained tensor (default: the first). captions: of a grid's pictures (default: row and class).
+        The other options are those of `onnxlrp.heatmap.Style`: kind (image, series, table, volume; told from the shape),
+        size, cmap, normalize, per, reduce, overlay, names, most. Raises InputError.
+        """
+        from .pictures import Style, pictures, sheet
 
         key = name or next(iter(self.relevances))
         if key not in self.relevances:
             raise InputError(f"heatmap: '{key}' is not explained; explained are {', '.join(self.relevances)}")
         values = self.relevances[key]
-        rows = len(values) if values.ndim else 0
-        if not -rows <= row < rows:
-            raise InputError(f"heatmap: row {row} does not exist, the batch has {rows} rows")
-        return heatmap(values[row], size=size, cmap=cmap)
+        rows = _rows([row] if grid is None else grid, len(values) if values.ndim else 0)
+        if grid is None and captions is not None:
+            raise InputError("heatmap: captions are for a grid")
+        drawn = pictures(values, rows, self.inputs.get(key), Style(size=size, cmap=cmap, **style))
+        return drawn[0] if grid is None else sheet(drawn, [self._caption(i) for i in rows] if captions is None else captions)
+
+    def _caption(self, row: int) -> str:
+        """The row, and the class explained where there is one per row."""
+        known = self.target is not None and self.target.ndim == 1 and row < len(self.target)
+        return f"row {row}: class {self.target[row]}" if known and self.target is not None else f"row {row}"
 
     def save(self, path: str | os.PathLike[str], **picture_options: Any) -> None:
-        """`.npz`: all arrays; `.png`: the heat-map of the first row, options as for `heatmap`. Complete or not at all."""
+        """`.npz`: all arrays; `.png`: the heat-map, of row 0 unless `heatmap`'s options say else. Complete or not at all."""
         target = Path(path)
         if target.suffix not in (".npz", ".png"):
             raise InputError(f"{target}: explanations are saved as .npz or .png")
@@ -156,6 +177,19 @@ class Explanation:
                 arrays[f"output.{name}"] = value.astype(str) if value.dtype.kind == "O" else value
         arrays["initial_relevance"] = self.initial
         return arrays if self.target is None else {**arrays, "target": self.target}
+
+
+def _rows(asked: str | Sequence[int], count: int) -> list[int]:
+    """The rows asked for, "all" or numbers, counted from the front. Raises InputError."""
+    rows = list(range(count)) if isinstance(asked, str) and asked == "all" else asked
+    if isinstance(rows, str) or not all(isinstance(i, (int, np.integer)) for i in rows):
+        raise InputError(f"heatmap: grid must be 'all' or a list of row numbers, got {asked!r}")
+    for row in rows:
+        if not -count <= row < count:
+            raise InputError(f"heatmap: row {row} does not exist, the batch has {count} rows")
+    if not len(rows):
+        raise InputError("heatmap: there is no row to draw")
+    return [int(row) % count for row in rows]
 
 
 def writable(target: Path) -> None:
