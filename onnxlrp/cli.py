@@ -27,6 +27,9 @@ from .inputs import Preprocessing, read_input
 from .pictures.options import PICTURE, picture_options
 from .plan import show_shape
 from .run import Explainer
+from .session import metadata
+from .starts import MAKERS, Start
+from .starts import parse as parse_start
 from .support import support
 from .version import __version__
 from .wording import composite_line, explained, scores, summary
@@ -99,6 +102,11 @@ def spans(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> 
             raise click.BadParameter(f"{value!r} lacks a name: NAME=LOW,HIGH", param=param)
         found[name] = [low, high]
     return found.get("", found) or None
+
+
+def begin(_: click.Context, __: click.Parameter, value: str | None) -> Start | None:
+    """`contrast:3,5` to a Start."""
+    return None if value is None else parse_start(value)
 
 
 def numbers(_: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
@@ -220,6 +228,9 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
 @options_of(HEAD, BUILD, RANGES, RUN)
 @options_of(PICTURE)
+@click.option(
+    "--start", callback=begin, metavar="KIND:…", help="Start of relevance: " + ", ".join(MAKERS) + ", such as contrast:3,5."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def explain(
     model: str,
@@ -228,6 +239,7 @@ def explain(
     tokenizer: str | None,
     target: str | None,
     classes: tuple[int, ...],
+    start: Start | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -241,10 +253,16 @@ def explain(
         writable(Path(target))
     picture = picture_options(options, target)
     if data is None:
+        if start is not None:
+            raise click.UsageError("--start is for INPUT files, not for --text")
         explain_text(opened(model, options), str(tokenizer), texts, target, list(classes) or None, as_json)
         return
-    explainer, feed = prepare(model, data, options)
-    explanation = explainer(feed, target=list(classes) or None)
+    if start is not None:
+        if classes or options["position"] is not None or options["init"] not in (None, "given"):
+            raise click.UsageError("--start says where relevance starts: leave out --target, --position and --init")
+        options["init"] = None if "onnxlrp.version" in metadata(model) else "given"
+    explainer, feed = prepare(model, data, options, begun=start is not None)
+    explanation = explainer(feed, target=list(classes) or None, start=start)
     if target is not None:
         explanation.save(target, **picture)
     if as_json:
@@ -252,6 +270,8 @@ def explain(
         return
     console = out()
     console.print(f"composite {composite_line(explainer.plan['composite'])}", markup=False)
+    if start is not None:
+        console.print(f"start {start.text}", markup=False)
     table = scores(explanation) if explainer.plan["class_axis"] == 1 else None
     if table is not None:
         show(table)
@@ -293,14 +313,14 @@ def explain_text(
     console.print(f"written: {target}" if target else "nothing written; -o out.html or -o out.npz keeps it", markup=False)
 
 
-def prepare(model: str, data: str, options: dict[str, Any]) -> tuple[Explainer, dict[str, np.ndarray]]:
-    """An explainer, and the input file read as its inputs want it."""
+def prepare(model: str, data: str, options: dict[str, Any], begun: bool = False) -> tuple[Explainer, dict[str, np.ndarray]]:
+    """An explainer, and the input file read as its inputs want it. begun: relevance_out is made of the output."""
     how = Preprocessing(options.pop("scale"), options.pop("mean"), options.pop("std"), options.pop("layout") or "")
     if how.scale == 0:
         raise InputError("--scale must not be 0")
     provider, threads = options.pop("provider"), options.pop("threads")
     explainer = Explainer(model, providers=provider, threads=threads, **given(options))
-    wanted = {name: explainer.inputs[name] for name in explainer.required}
+    wanted = {name: explainer.inputs[name] for name in explainer.required if not (begun and name == explainer.face["initial"])}
     return explainer, read_input(data, wanted, how)
 
 

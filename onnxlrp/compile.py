@@ -155,6 +155,7 @@ def properties(
         "class_axis": axis,
         "classes": classes if isinstance(classes, int) else None,
         "conserves": not (request.derivative or request.times_input),
+        "times_input": request.times_input,
         **known,
     }
     return {

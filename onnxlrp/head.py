@@ -203,6 +203,8 @@ def initial_relevance(
     """
     y = e.tensors[head.tensor]
     if given is not None:
+        if position is not None:
+            raise CompositeError("position= says nothing with init='given': let relevance_out be 0 at the other positions")
         return given
     value: Tensor = y if init == "logit" else e.ones_like(y)
     if head.class_axis is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from .compile import compile as compile_model
 from .composites import CompositeLike
@@ -22,6 +23,7 @@ from .graph import ModelSource, read, read_whole
 from .outputs import CHECKS
 from .rows import joined, part_size, parts
 from .session import keep, metadata, open_session, providers_of, run, staged
+from .starts import StartLike, begin, forward_part, named
 from .validity import one_line
 from .version import __version__
 
@@ -57,6 +59,7 @@ class Explainer:
         names = providers_of(providers)
         self._batch_size, self._threads, self._providers = batch_size, threads, names
         self._lock = threading.Lock()
+        self._forward: tuple[ort.InferenceSession, Feeds] | None = None  # for `scores`
         props, proto = metadata(model), None
         self._again: Callable[..., onnx.ModelProto] | None = None  # compiles once more; options may be added
         self._source: Callable[..., onnx.ModelProto] = partial(read_whole, model)
@@ -85,7 +88,7 @@ class Explainer:
         self.inputs = {i.name: i for i in (*self.session.get_inputs(), *optional)}
         self._feeds = Feeds(self.inputs, self.required, self._face)
         self.ranges = {name: (low, high) for name, low, high in self._feeds.ranges}  # of inputs, that rules rely on
-        self.left_ranges = self._feeds.left_ranges
+        self.left_ranges, self.left_boxes = self._feeds.left_ranges, self._feeds.left_boxes
         self._masks = frozenset(self.inputs) - {*self.required, self._face["target"]}
         faces = (*self.inputs.values(), *self.session.get_outputs())
         numbers = all(f.type in TYPES for f in faces)  # text, sequences and maps cannot be bound
@@ -103,17 +106,64 @@ class Explainer:
         """The compiled model. It is not kept: this reads, or compiles, it again."""
         return self._source()
 
-    def __call__(self, x: Any, target: int | Sequence[int] | None = None) -> Explanation:
-        """Explain a batch: an array for the model's one input, or {input: array} (masks and relevance_out included)."""
-        explanation = self.quietly(x, target)
-        for text in self._complaints(explanation):
+    @property
+    def face(self) -> Mapping[str, Any]:
+        """What the compiled file says of its inputs and outputs (`onnxlrp.interface` of its metadata)."""
+        return self._face
+
+    def __call__(
+        self,
+        x: Any,
+        target: int | Sequence[int] | None = None,
+        start: StartLike | Sequence[StartLike] | None = None,
+    ) -> Explanation:
+        """Explain a batch: an array for the model's one input, or {input: array} (masks and relevance_out included).
+
+        start: what makes relevance_out of the output (`onnxlrp.starts`), with init="given"; a list has one per row, or
+        several for one row. It takes a forward pass first, in a session of its own that the first one opens.
+        """
+        explanation = self.quietly(x, target, start)
+        for text in self.complaints(explanation):
             warnings.warn(text, stacklevel=2)
         return explanation
 
-    def quietly(self, x: Any, target: int | Sequence[int] | None = None) -> Explanation:
+    def feed(
+        self,
+        x: Any,
+        target: int | Sequence[int] | None = None,
+        start: StartLike | Sequence[StartLike] | None = None,
+    ) -> dict[str, Array]:
+        """What a call with these arguments feeds to the graph, checked. Raises InputError."""
+        return self._feeds.feed(x if start is None else begin(self, x, start), target)
+
+    def scores(self, x: Any) -> Array:
+        """The explained tensor on x, such as the logits behind a softmax: the forward part alone.
+
+        The first call opens a session for it, with the weights once more in memory: a run of the compiled graph would
+        compute the backward part too, whichever outputs are asked for. Raises InputError.
+        """
+        tensor = self.plan["explained_tensor"]
+        with self._lock:
+            if self._forward is None:
+                with staged(forward_part(self.model, tensor), [tensor]) as place:
+                    session = open_session(place, self._providers, self._threads)
+                inputs = {i.name: i for i in session.get_inputs()}
+                self._forward = session, Feeds(inputs, list(inputs), {**self._face, "ranges": {}, "boxes": []})
+        session, feeds = self._forward
+        found = named(x, [name for name in self.required if name != self._face["initial"]])
+        feed = feeds.feed({name: v for name, v in found.items() if name in feeds.inputs or name not in self.inputs}, None)
+        scores: Array = self._values(session, [tensor], feed, feeds.axes)[0]
+        return scores.astype(np.float32, copy=False)
+
+    def quietly(
+        self,
+        x: Any,
+        target: int | Sequence[int] | None = None,
+        start: StartLike | Sequence[StartLike] | None = None,
+    ) -> Explanation:
         """As a call, without its warnings."""
-        face, feed = self._face, self._feeds.feed(x, target)
-        found = dict(zip(self._outputs, self._values(feed), strict=True))
+        face, feed = self._face, self.feed(x, target, start)
+        found = dict(zip(self._outputs, self._values(self.session, self._outputs, feed, self._feeds.axes), strict=True))
         given = found.pop(face["initial"], None)
         inner = found.pop(self._inner) if self._inner else None
         checks = found.pop(face["checks"]) if face["checks"] else None
@@ -124,24 +174,27 @@ class Explainer:
         targets, initial = self._start(feed, scores, feed[face["initial"]] if face["value"] == "given" else given)
         books = partial(self._books, checks) if checks is not None else partial(self._check_again, feed)
         return Explanation(
-            relevances, found, targets, Layers(layers, self.plan["layers"]), initial, _ratio(relevances, initial),
+            relevances, found, targets, Layers(layers, self.plan["layers"]), initial, ratio_of(relevances, initial),
             self.plan["output"], feed, books, inner, tokens,
         )  # fmt: skip
 
     # running ---------------------------------------------------------------------------------------------------------
 
-    def _values(self, feed: Mapping[str, Array]) -> Sequence[Any]:
-        """The outputs of a run, or of several that each take a part of the rows."""
+    def _values(
+        self, session: ort.InferenceSession, names: Sequence[str], feed: Mapping[str, Array], axes: Mapping[str, Sequence[Any]]
+    ) -> Sequence[Any]:
+        """The outputs of a run, or of several that each take a part of the rows. axes: as for `part_size`."""
         rows = self._face["rows"]
+        rows = {**rows, "inputs": [name for name in rows["inputs"] if name in feed]}
         asked = self._batch_size
-        size = 0 if asked is None and self._device else part_size(rows, feed, self._feeds.axes, asked)  # a device's own memory
+        size = 0 if asked is None and self._device else part_size(rows, feed, axes, asked)  # a device's own memory
         try:
             if not size:
-                return run(self.session, self._outputs, feed, self._device)
-            found = [run(self.session, self._outputs, f, self._device) for f in parts(rows, feed, size, self._face["target"])]
+                return run(session, names, feed, self._device)
+            found = [run(session, names, f, self._device) for f in parts(rows, feed, size, self._face["target"])]
         except Exception as error:
             raise InputError(f"onnxruntime could not run the model on this input: {one_line(error)}") from error
-        return joined(found, self._outputs, size, self._face["checks"])
+        return joined(found, names, size, self._face["checks"])
 
     # results ---------------------------------------------------------------------------------------------------------
 
@@ -164,9 +217,9 @@ class Explainer:
         hit = np.arange(scores.shape[axis]).reshape(-1, *[1] * (scores.ndim - axis - 1)) == at
         return targets, np.where(hit, scores if how == "logit" else np.float32(1), np.float32(0))
 
-    def _complaints(self, explanation: Explanation) -> list[str]:
+    def complaints(self, explanation: Explanation) -> list[str]:
         """What a caller should hear of: values that are not finite, inputs outside a range relied on, lost relevance."""
-        feed, ratio = explanation.inputs, explanation.ratio
+        feed, ratio, initial = explanation.inputs, explanation.ratio, explanation.initial
         found = self._feeds.left_ranges(feed) + self._feeds.left_boxes(feed)
         if self._face["checks"]:
             found += [text for b in explanation.conservation for text in b.complaints()]
@@ -175,6 +228,8 @@ class Explainer:
             return found  # a sum over each row that is finite has no term that is not
         if not all(np.isfinite(a).all() for a in explanation.relevances.values()):
             found.append("the relevance has values that are not finite; `onnxlrp check` names the layer")
+        elif self._face["value"] == "given" and initial.min() < 0 < initial.max():
+            pass  # a contrast: sums of opposite sign cancel, and their ratio tells nothing
         elif self.conserves and not (low >= 0.5 and high <= 2) and self._masks.isdisjoint(feed):
             worst = ratio[np.abs(np.log(np.maximum(ratio, 1e-30))).argmax()]
             found.append(
@@ -227,7 +282,7 @@ def _descriptions(props: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, A
         ) from error
 
 
-def _ratio(relevances: Mapping[str, Array], initial: Array) -> Array:
+def ratio_of(relevances: Mapping[str, Array], initial: Array) -> Array:
     """Σ relevance ÷ Σ initial relevance, per row where rows can be told apart."""
     rows = initial.shape[0] if initial.ndim else 1
     with np.errstate(all="ignore"):
