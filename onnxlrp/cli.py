@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
@@ -17,26 +16,26 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import doctor, presets, text
+from . import doctor, text
 from .compile import compile as compile_model
 from .compile import inspect as inspect_model
-from .errors import CompositeError, Error, InputError
+from .errors import Error, InputError
+from .evaluate_command import EVALUATE, evaluation
 from .explanation import writable
 from .graph import over_limit, save
 from .inputs import Preprocessing, read_input
+from .options import BUILD, HEAD, MASKS, POSITION, RANGES, RUN, START, given, options_of
 from .pictures.options import PICTURE, picture_options
 from .plan import show_shape
+from .report.command import PAGE, write
 from .run import Explainer
 from .session import metadata
-from .starts import MAKERS, Start
-from .starts import parse as parse_start
+from .starts import Start
 from .support import support
 from .version import __version__
 from .wording import composite_line, explained, scores, summary
 
 __all__ = ["main"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def out(width: int | None = None) -> Console:
@@ -52,134 +51,6 @@ def show(table: Table, optional: Sequence[str] = ()) -> None:
     if wide.measure(table).maximum > room:
         table.columns = [c for c in table.columns if c.header not in optional]
     out(max(room, wide.measure(table).maximum)).print(table, crop=False)
-
-
-def composite(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """A preset as text, refused here with the names that there are."""
-    if value is not None:
-        try:
-            presets.parse(value)
-        except CompositeError as error:
-            known = f"; known are {', '.join(presets.PRESETS)}" if "is not a preset" in str(error) else ""
-            raise CompositeError(f"{error}{known}") from error
-    return value
-
-
-def literal(_: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """`position=3` or `position=(3, 4)`; layer names stay text."""
-    if value is None:
-        return None
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError) as error:
-        raise click.BadParameter(f"{value!r} is not a number or a tuple of numbers", param=param) from error
-
-
-def shapes(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[int | str]] | None:
-    """`image=1,3,224,224` to {"image": [1, 3, 224, 224]}."""
-    found: dict[str, list[int | str]] = {}
-    for value in values:
-        name, _sep, sizes = value.rpartition("=")
-        if not name or not sizes:
-            raise click.BadParameter(f"{value!r} is not NAME=SIZE,SIZE,...", param=param)
-        found[name] = [int(s) if s.isdecimal() else s for s in map(str.strip, sizes.split(","))]
-        wrong = [s for s in found[name] if s == 0 or (isinstance(s, str) and not s.isidentifier())]
-        if wrong:
-            raise click.BadParameter(f"{value!r}: {wrong[0]!r} is neither a size (1, 2, ...) nor a name (batch)", param=param)
-    return found or None
-
-
-def spans(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[float]] | list[float] | None:
-    """`image=0,1` to {"image": [0, 1]}; `0,1` alone to [0, 1]."""
-    found: dict[str, list[float]] = {}
-    for value in values:
-        name, sep, pair = value.rpartition("=")
-        try:
-            low, high = map(float, pair.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} is not NAME=LOW,HIGH", param=param) from error
-        if not name and (sep or len(values) > 1):
-            raise click.BadParameter(f"{value!r} lacks a name: NAME=LOW,HIGH", param=param)
-        found[name] = [low, high]
-    return found.get("", found) or None
-
-
-def begin(_: click.Context, __: click.Parameter, value: str | None) -> Start | None:
-    """`contrast:3,5` to a Start."""
-    return None if value is None else parse_start(value)
-
-
-def numbers(_: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
-    """`0.5` or `0.485,0.456,0.406`."""
-    try:
-        return tuple(float(v) for v in value.split(",")) if value else ()
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a list of numbers", param=param) from error
-
-
-def options_of(*groups: list[Callable[[F], F]]) -> Callable[[F], F]:
-    """Apply groups of click options."""
-
-    def apply(command: F) -> F:
-        for option in reversed([o for group in groups for o in group]):
-            command = option(command)
-        return command
-
-    return apply
-
-
-HEAD: list[Callable[[F], F]] = [
-    click.option(
-        "--composite",
-        "-c",
-        callback=composite,
-        help=f"Preset (default: epsilon_plus), also with arguments: 'epsilon_gamma_box(low=-3, high=3)'. "
-        f"Presets: {', '.join(presets.PRESETS)}.",
-    ),
-    click.option("--output", help="Model output to explain (default: the first)."),
-    click.option("--explain", multiple=True, metavar="TENSOR", help="Tensor to explain (default: every float input)."),
-    click.option("--init", type=click.Choice(["logit", "one", "given"]), help="Initial relevance (default: logit)."),
-    click.option("--canonize/--no-canonize", default=None, help="Fold batch norms and group patterns first (default: yes)."),
-    click.option("--class-axis", type=int, help="Axis of the classes in the explained tensor."),
-    click.option("--input-shapes", multiple=True, callback=shapes, metavar="NAME=1,3,8,8", help="Fix an input's shape."),
-]
-BUILD: list[Callable[[F], F]] = [
-    click.option("--layers", multiple=True, metavar="LAYER", help="Layer (name, index) or tensor whose relevance to output."),
-    click.option("--position", callback=literal, help="Explain one position of the output: 3, or '(3, 4)'."),
-    click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),
-    click.option("--bake/--no-bake", default=None, help="Store modified weights instead of computing them at load."),
-    click.option("--optimize/--no-optimize", default=None, help="Speed up the backward part (default: yes)."),
-    click.option("--precision", help="fp32 (default), or fp16: products in float16, for GPUs."),
-]
-MASKS: list[Callable[[F], F]] = [
-    click.option("--conditions", multiple=True, metavar="LAYER", help="Layer or tensor that gets a mask input."),
-]
-RANGES: list[Callable[[F], F]] = [
-    click.option(
-        "--input-range",
-        "input_ranges",
-        multiple=True,
-        callback=spans,
-        metavar="NAME=LOW,HIGH",
-        help="Range of an input that rules may rely on; LOW,HIGH for an only float input.",
-    ),
-]
-RUN: list[Callable[[F], F]] = [
-    click.option("--provider", help="cpu (default), cuda, or an onnxruntime provider."),
-    click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime (default: all)."),
-    click.option("--batch-size", type=click.IntRange(1), help="Rows per run at most (default: as many as memory allows)."),
-    click.option("--scale", type=float, default=255.0, help="Pictures: pixels are divided by this (default: 255)."),
-    click.option("--mean", callback=numbers, help="Pictures: subtracted after scaling, one value or one per channel."),
-    click.option("--std", callback=numbers, help="Pictures: divided by after --mean."),
-    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default=None, help="Pictures: layout of the model's input."),
-]
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, so that the library's defaults hold for the others."""
-    return {
-        k: list(v) if isinstance(v, tuple) and k != "position" else v for k, v in options.items() if v not in (None, (), {})
-    }
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -227,10 +98,7 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (arrays), .png (heat-map), .html (text).")
 @click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
 @options_of(HEAD, BUILD, RANGES, RUN)
-@options_of(PICTURE)
-@click.option(
-    "--start", callback=begin, metavar="KIND:…", help="Start of relevance: " + ", ".join(MAKERS) + ", such as contrast:3,5."
-)
+@options_of(PICTURE, START)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def explain(
     model: str,
@@ -354,6 +222,38 @@ def opened(model: str, options: dict[str, Any]) -> Explainer:
         options.pop(name)
     provider, threads = options.pop("provider"), options.pop("threads")
     return Explainer(model, providers=provider, threads=threads, **given(options))
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.argument("data", metavar="[INPUT]", type=click.Path(), required=False)
+@options_of(PAGE, HEAD, POSITION, RANGES, RUN)
+def report(model: str, data: str | None, **options: Any) -> None:
+    """Write one HTML page that explains an input: relevance, composites side by side, layers, conservation, plan."""
+    click.echo(write(model, data, options, prepare, opened, given))
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.argument("data", metavar="DATA", type=click.Path())
+@options_of(EVALUATE)
+@click.option("--json", "as_json", is_flag=True, help="Print scores, intervals and curves as JSON.")
+def evaluate(model: str, data: str, plot: str | None, as_json: bool, **options: Any) -> None:
+    """Rank composites by what removing what they call relevant does to the output; random relevance is the baseline.
+
+    DATA: samples in .npy, or .npz with their classes in `target`.
+    """
+    with Console(stderr=True).status("reading") as status:
+        found = evaluation(model, data, status.update, options)
+    if plot is not None:
+        found.plot(plot)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+        return
+    for table in (found.table(), found.layers_table()):
+        if table is not None:
+            show(table, optional=("MoRF ↑", "LeRF ↓"))
+    out().print(found.footer() + (f"\nwritten: {plot}" if plot is not None else ""), markup=False)
 
 
 @cli.command()

@@ -18,7 +18,7 @@ from .explanation import Explanation, writable
 from .run import TYPES, Explainer
 from .validity import one_line
 
-__all__ = ["Token", "encode", "relevance_per_token", "save_html", "to_html", "to_terminal"]
+__all__ = ["Token", "encode", "figure", "relevance_per_token", "save_html", "to_html", "to_terminal"]
 
 Array = np.ndarray
 IDS = ("input_ids", "tokens")  # what exporters call the input of token ids
@@ -231,11 +231,11 @@ def to_html(
     relevances: per text, one number a token. captions: per text, what is explained.
     """
     notes = list(captions) or [""] * len(tokens)
-    figures = [_figure(row, r, note) for row, r, note in zip(tokens, relevances, notes, strict=True)]
+    figures = [figure(row, r, note) for row, r, note in zip(tokens, relevances, notes, strict=True)]
     return PAGE.format(title=html.escape(title), figures="\n".join(figures))
 
 
-def _figure(tokens: Sequence[Token], relevance: Array, caption: str) -> str:
+def figure(tokens: Sequence[Token], relevance: Array, caption: str) -> str:
     """One text; its label reads the numbers out, for whom colours say nothing."""
     strengths, top = _strengths(tokens, relevance)
     spans, spoken = [], []

@@ -293,7 +293,8 @@ def test_heatmap_is_symmetric_about_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "result"), [((3, 4, 5), (4, 5)), ((4, 5, 3), (4, 5)), ((4, 5), (4, 5)), ((64,), (8, 8)), ((7,), (1, 7))]
+    ("shape", "result"),
+    [((3, 4, 5), (4, 5)), ((4, 5, 3), (4, 5)), ((32, 4, 4), (4, 4)), ((4, 5), (4, 5)), ((64,), (8, 8)), ((7,), (1, 7))],
 )
 def test_plane(shape: tuple[int, ...], result: tuple[int, int]) -> None:
     r = np.random.default_rng(0).standard_normal(shape)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
 from .colors import blend, colorize
 
-__all__ = ["channels_last", "enlarged", "painted", "plane", "reduced", "shades"]
+__all__ = ["channels_last", "ends_in_channels", "enlarged", "painted", "plane", "reduced", "shades"]
 
 Array = np.ndarray
 SMALLEST = 256  # pictures with a shorter side are enlarged, so that 8×8 digits can be seen
@@ -30,7 +32,14 @@ def channels_last(row: Array) -> Array:
         return a[..., None]
     if a.ndim != 3:
         raise InputError(f"a heat-map needs one image of shape (C, H, W), (H, W, C), (H, W) or (N,), got {row.shape}")
-    return a if a.shape[-1] in COLORS and a.shape[0] not in (1, 3) else np.moveaxis(a, 0, -1)
+    return a if ends_in_channels(a.shape) else np.moveaxis(a, 0, -1)
+
+
+def ends_in_channels(shape: Sequence[int]) -> bool:
+    """Whether a row is (H, W, C): a square in front, or a picture's number of channels behind and nowhere else."""
+    if len(shape) != 3 or shape[1] == shape[2]:
+        return False
+    return shape[0] == shape[1] > 1 or (shape[2] in COLORS and shape[0] not in (1, 3))
 
 
 def reduced(values: Array, reduce: str = "sum") -> Array:
