@@ -25,6 +25,7 @@ from .outputs import Interface, Request, expose, forward, open_inputs
 from .plan import Plan, assign
 from .precision import check_precision, to_half
 from .ranges import InputRanges, ranges_of
+from .shared import check_shared
 from .version import __version__
 
 __all__ = ["compile", "inspect"]
@@ -57,6 +58,7 @@ def compile(
     bake: bool = False,
     optimize: bool = True,
     precision: str = "fp32",
+    shared_forward: bool = False,
     class_axis: int | None = None,
     position: int | tuple[int, ...] | None = None,
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
@@ -71,7 +73,8 @@ def compile(
     group first. checks: add an output with diagnostics. bake: store modified weights instead of computing them at
     load. optimize: rewrites of the backward part that are equal up to rounding. precision: "fp32", or "fp16": convolutions
     and matrix products in float16, for GPUs. input_shapes: {input: shape}. input_ranges: {input: (low, high)}, or the pair
-    for an only float input: what rules may rely on; an Explainer warns of inputs outside.
+    for an only float input: what rules may rely on; an Explainer warns of inputs outside. shared_forward: one row of inputs
+    may have many rows of target, relevance_out and masks, and of relevance, through one forward pass.
     Raises InvalidModel, UnsupportedOp, RuleMismatch, CompositeError, each naming the node and the remedy.
     """
     check_precision(precision)
@@ -80,9 +83,11 @@ def compile(
     keep = [k for k in (*layers, *conditions, *(explain or ())) if isinstance(k, str)]
     source, facts, plan = prepare(model, chosen, request, output, explain, keep, canonize, class_axis, input_shapes)
     ranges = ranges_of(source.graph, input_ranges)
-    emit = forward(source, facts, ranges)
+    emit = forward(source, facts, ranges, shared_forward)
     face = open_inputs(emit, plan, facts, request)
     assert face.seed is not None
+    if shared_forward:
+        check_shared(source.graph, plan, facts)
     found, books = backward(emit, plan, facts, face.seed, face.masks)
     graph = expose(emit, source, plan, facts, request, face, found, books)
     if optimize:
@@ -91,7 +96,9 @@ def compile(
         to_half(graph)
     if bake:
         bake_constants(graph)
-    known = runtime_facts(source.graph, graph, facts, plan, face, request, ranges)
+    known = runtime_facts(source.graph, graph, facts, plan, face, request, ranges) | {"shared": shared_forward}
+    if shared_forward:  # rows of relevance are no rows of the inputs
+        known["rows"] |= {"independent": False, "stuck": face.seed.name}
     props = properties(plan, face, request, [b.step.layer for b in books], known) | {"onnxlrp.precision": precision}
     return to_proto(graph, source.metadata, props, face.defaults, source.types)
 

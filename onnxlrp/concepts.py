@@ -7,15 +7,16 @@ relevances of all single channels of a layer sum to the unconditioned one, as fa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 
 from .composites import CompositeLike
-from .errors import InputError
+from .errors import CompositeError, InputError
 from .explanation import Explanation
 from .graph import ModelSource
 from .run import Explainer
@@ -63,8 +64,9 @@ class Concepts:
         explanation = concepts(x, [{"conv3": [5]}, {"conv3": [5, 7]}])  # rows: conditions, then inputs
 
     layers: names, indices or tensors as for `compile(conditions=...)`. axis: of the channels in them. Other keywords are
-    those of Explainer. A result has the row f · N + i for condition f and input i of N. All rows are one batch, in which the
-    forward pass of an input is computed for every condition. Raises what Explainer raises, and InputError.
+    those of Explainer. A result has the row f · N + i for condition f and input i of N. All conditions of an input share one
+    forward pass; in a network that does not allow it (`compile(shared_forward=True)` says why), each has its own.
+    Raises what Explainer raises, and InputError.
     """
 
     def __init__(
@@ -78,7 +80,13 @@ class Concepts:
     ) -> None:
         if isinstance(layers, (str, int)) or not layers:
             raise InputError(f"layers must be a list of layers, got {layers!r}")
-        self.explainer = Explainer(model, composite, **{**options, "layers": list(layers), "conditions": list(layers)})
+        known = {**options, "layers": list(layers), "conditions": list(layers)}
+        try:
+            self.explainer, self.shared = Explainer(model, composite, **{**known, "shared_forward": True}), True
+        except CompositeError as error:
+            if not str(error).startswith("shared_forward"):
+                raise
+            self.explainer, self.shared = Explainer(model, composite, **known), False
         self.layers, self.axis = tuple(layers), axis
         rows = self.explainer.plan["layers"]
         tensors = {key: row["tensor"] for row in rows for key in (row["index"], row["name"])}
@@ -103,12 +111,25 @@ class Concepts:
         unknown = [k for c in conditions for k in c if k not in self.tensors]
         if unknown:
             raise InputError(f"condition on {unknown[0]!r}, which is none of layers={list(self.layers)}")
-        rows = {name: np.concatenate([a] * len(conditions)) for name, a in feed.items()}
         shapes = self._shapes(feed, target)
-        for key, tensor in self.tensors.items():
-            rows[f"mask.{tensor}"] = np.concatenate([self._mask(shapes[key], c.get(key), count) for c in conditions])
-        every = target if target is None or isinstance(target, int) else [*target] * len(conditions)
-        return self.explainer.quietly(rows, every)
+        masks = {
+            f"mask.{tensor}": np.stack([self._mask(shapes[key], c.get(key), count) for c in conditions])
+            for key, tensor in self.tensors.items()
+        }
+        targets = [-1 if target is None else target] * count if target is None or isinstance(target, int) else [*target]
+        if not self.shared:
+            rows = {name: np.concatenate([a] * len(conditions)) for name, a in feed.items()}
+            rows |= {name: m.reshape(-1, *m.shape[2:]) for name, m in masks.items()}
+            return self.explainer.quietly(rows, None if target is None else targets * len(conditions))
+        return woven(
+            [
+                self.explainer.quietly(
+                    {name: a[i : i + 1] for name, a in feed.items()} | {name: m[:, i] for name, m in masks.items()},
+                    None if target is None else targets[i : i + 1] * len(conditions),
+                )
+                for i in range(count)
+            ]
+        )
 
     def relevance_per_channel(self, x: Any, target: int | Sequence[int] | None = None) -> dict[Key, Array]:
         """Σ relevance over all but batch and channels, (N,C) per layer: how much each concept matters for each input."""
@@ -187,3 +208,29 @@ class Concepts:
         """A session that gives the layers' activations."""
         with staged(self.explainer.model, list(self.tensors.values())) as place:
             return open_session(place, self._providers, self._threads)
+
+
+def woven(found: Sequence[Explanation]) -> Explanation:
+    """One explanation with the rows f · N + i from N with F rows each; what the forward pass gives has one row an input."""
+
+    def each(pick: Callable[[Explanation], Mapping[str, Array]]) -> dict[str, Array]:
+        return {name: weave([pick(e)[name] for e in found]) for name in pick(found[0])}
+
+    def weave(parts: Sequence[Array]) -> Array:
+        return np.stack(parts, 1).reshape(-1, *parts[0].shape[1:])
+
+    first = found[0]
+    layers = copy(first.layers)
+    for name in layers:
+        layers[name] = weave([e.layers[name] for e in found])
+    return replace(
+        first,
+        relevances=each(lambda e: e.relevances),
+        outputs={name: np.concatenate([e.outputs[name] for e in found]) for name in first.outputs},
+        target=None if first.target is None else weave([e.target for e in found if e.target is not None]),
+        layers=layers,
+        initial=weave([e.initial for e in found]),
+        ratio=weave([e.ratio for e in found]),
+        inputs=each(lambda e: e.inputs),
+        tokens=each(lambda e: e.tokens),
+    )

@@ -30,8 +30,8 @@ SMALL = 16  # constants up to this many elements are computed here; larger ones 
 class Emit:
     """Builds the compiled graph. One per compilation."""
 
-    def __init__(self, smart: bool = True) -> None:
-        self.smart = smart
+    def __init__(self, smart: bool = True, shared: bool = False) -> None:
+        self.smart, self.shared = smart, shared  # shared: relevance may have many rows for one row of the forward pass
         self.nodes: list[gs.Node] = []
         self.tensors: dict[str, Tensor] = {}
         self._interned: dict[tuple[Any, ...], list[Tensor]] = {}

@@ -78,7 +78,7 @@ class Feeds:
         if value.min(initial=0) < -1 or (classes is not None and value.max(initial=0) >= classes):
             raise InputError(f"target {target!r} is outside [-1, {classes if classes is not None else 'number of classes'})")
         rows = next((len(v) for n, v in feed.items() if n in self.required and v.ndim), 1)
-        if len(value) not in (1, rows):
+        if len(value) not in (1, rows) and not (rows == 1 and self.face.get("shared")):
             raise InputError(f"target has {len(value)} entries, the batch {rows} rows")
         return value.astype(np.int64)
 

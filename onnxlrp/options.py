@@ -116,6 +116,7 @@ BUILD: list[Callable[[F], F]] = [
     click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),
     click.option("--bake/--no-bake", default=None, help="Store modified weights instead of computing them at load."),
     click.option("--optimize/--no-optimize", default=None, help="Speed up the backward part (default: yes)."),
+    click.option("--shared-forward", is_flag=True, default=None, help="Many targets or masks for one input row, one forward."),
     click.option("--precision", help="fp32 (default), or fp16: products in float16, for GPUs."),
 ]
 MASKS: list[Callable[[F], F]] = [

@@ -59,9 +59,9 @@ class Interface:
     checks: str = ""
 
 
-def forward(source: Source, facts: Facts, ranges: Mapping[str, Interval] | None = None) -> Emit:
+def forward(source: Source, facts: Facts, ranges: Mapping[str, Interval] | None = None, shared: bool = False) -> Emit:
     """The model itself as the first part of the compiled graph. ranges: of inputs, as far as they are known."""
-    graph, e = source.graph, Emit()
+    graph, e = source.graph, Emit(shared=shared)
     e.reserve([n.name for n in graph.nodes] + [t.name for n in graph.nodes for t in (*n.inputs, *n.outputs) if t.name])
     e.reserve([t.name for t in graph.inputs])
     for t in graph.inputs:

@@ -213,7 +213,7 @@ class Explainer:
             targets = np.where(asked < 0, targets, asked)
         if given is not None:
             return targets, given
-        at = targets.reshape(*scores.shape[:axis], 1, *scores.shape[axis + 1 :])
+        at = np.expand_dims(targets, axis)
         hit = np.arange(scores.shape[axis]).reshape(-1, *[1] * (scores.ndim - axis - 1)) == at
         return targets, np.where(hit, scores if how == "logit" else np.float32(1), np.float32(0))
 

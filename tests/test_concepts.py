@@ -92,6 +92,16 @@ def test_inputs_that_maximise_a_concept(by: str) -> None:
     near(values, np.sort(every)[::-1][:3])
 
 
+def test_conditions_share_one_forward_pass_where_they_can() -> None:
+    assert Concepts(model(), layers=["h"]).shared
+    other = net(BODY.replace("Relu(h)", "Abs(h)"), w=CONSTANTS["w"], b=CONSTANTS["b"], v=weight(5, 4, 3, 3, seed=8),
+                d=data(5, seed=9), m=weight(4, 5, seed=10))  # fmt: skip
+    alone = Concepts(other, "epsilon_plus", layers=["h"])
+    assert not alone.shared
+    found = alone(X, IndexedFeatures(0, 1, 2, 3), target=[1, 2, 3])
+    near(found.relevance.reshape(4, 3, 3, 6, 5).sum(0), lrp(other, {"x": X}, "epsilon_plus", target=[1, 2, 3])["relevance.x"])
+
+
 WRONG = {
     "no layers": (lambda: Concepts(model(), layers=[]), "layers must be a list"),
     "one name": (lambda: Concepts(model(), layers="h"), "layers must be a list"),

@@ -129,11 +129,16 @@ def col2im(v: View) -> Reading:
 
 
 def scatter(x: Tensor, at: Tensor, r: Tensor) -> Tensor:
-    """r added to zeros of x's layout at flat positions."""
+    """r added to zeros of x's layout at flat positions; of as many rows as r has, where they share one forward pass."""
     e = x.emit
     sizes = fixed(x.shape)
     size = math.prod(sizes) if sizes is not None else None
     count = e.ints(size) if size is not None else e.reshape(e.op("Size", x, shape=(), dtype=np.int64), 1)
+    if e.shared:
+        copies = e.op("Div", *(e.op("Size", t, shape=(), dtype=np.int64) for t in (r, at)), shape=(), dtype=np.int64)
+        starts = e.reshape(e.op("Mul", e.arange(e.reshape(copies, 1)), count, shape=(None,), dtype=np.int64), -1, 1)
+        at = e.op("Add", starts, e.reshape(at, 1, -1), shape=(None, None), dtype=np.int64)
+        count, size = e.op("Mul", e.reshape(copies, 1), count, shape=(1,), dtype=np.int64), None
     flat = e.op("Expand", e.zero, count, shape=(size,))
     line = e.op("ScatterElements", flat, e.reshape(at, -1), e.reshape(r, -1), shape=(size,), axis=0, reduction="add")
     return e.reshape_like(line, x)
