@@ -186,7 +186,10 @@ class Epsilon(Checked):
         if not self.relative:
             return stab(z, self.epsilon) if self.signed else z + self.epsilon
         if z.batch is None:
-            raise RuleMismatch(f"rule {self!r} needs the model's batch axis, which cannot be traced to this node")
+            raise RuleMismatch(
+                f"rule {self!r} needs the model's batch axis, which cannot be traced to this node: "
+                "where the file does not name it, input_shapes={input: ['batch', ...]} does"
+            )
         power = z.emit.reduce("ReduceMean", z * z, [a for a in range(z.rank) if a != z.batch])
         step = self.epsilon * z.emit.elementwise("Sqrt", power) + 1e-9
         return stab(z, step) if self.signed else z + step

@@ -184,7 +184,8 @@ def initial(start: StartLike, y: Array, axis: int | None, derivative: bool) -> A
 def begin(explainer: Explainer, x: Any, start: StartLike | Sequence[StartLike]) -> dict[str, Any]:
     """The inputs of a run, `relevance_out` among them: y by the forward part alone, once for several starts of one row.
 
-    A list has one start per row, or several for an input of one row, which is repeated. Raises InputError.
+    A list has one start per row, or several for an input of one row, which is repeated unless the graph has a
+    shared_forward. Raises InputError.
     """
     face = explainer.face
     seed, axis = face["initial"], face["class_axis"]
@@ -202,7 +203,7 @@ def begin(explainer: Explainer, x: Any, start: StartLike | Sequence[StartLike]) 
         raise InputError(f"start has {len(start)} entries, the batch {rows or 'no'} rows")
     at = [0] * len(start) if rows == 1 else range(rows)
     made = [initial(s, y[i : i + 1], axis, derivative) for i, s in zip(at, start, strict=True)]
-    if rows != len(start):
+    if rows != len(start) and not face["shared"]:
         feed = repeated(explainer, feed, len(start))
     return {**feed, seed: _unpadded(np.concatenate(made), feed, axis)}
 

@@ -8,7 +8,7 @@ import pytest
 from models_for_tests import CONSTANTS, data, lrp, near, net, weight
 
 import onnxlrp
-from onnxlrp import CompositeError, Explainer, InputError
+from onnxlrp import CompositeError, Explainer, InputError, starts
 
 X = data(1, 3, 6, 5, seed=3)
 NETS = {
@@ -88,6 +88,15 @@ def test_several_given_relevances_and_masks() -> None:
     for row in range(4):
         feeds = {"x": X, "relevance_out": r[row : row + 1], "mask.r": mask[row : row + 1]}
         near(found["relevance.x"][row], lrp(made("overlapping pools"), feeds, **options)["relevance.x"][0])
+
+
+def test_several_starts_of_one_input() -> None:
+    asked = [starts.contrast(0, 2), starts.against_mean(1), starts.top(2)]
+    shared = Explainer(made("attention"), init="given", shared_forward=True)
+    found = shared.quietly(X, start=asked)
+    assert found.output.shape == (1, 4)
+    for row, start in enumerate(asked):
+        near(found.relevance[row], Explainer(made("attention"), init="given").quietly(X, start=start).relevance[0])
 
 
 def test_what_cannot_share_is_refused() -> None:
