@@ -22,7 +22,7 @@ from .head import MASK
 if TYPE_CHECKING:
     from .run import Explainer
 
-__all__ = ["Start", "StartLike", "against_mean", "contrast", "parse", "reference", "target", "top"]
+__all__ = ["Start", "StartLike", "against_mean", "contrast", "parse", "reference", "region", "target", "top"]
 
 Array = np.ndarray
 
@@ -104,6 +104,52 @@ def top(k: int) -> Start:
     return Start(f"top({k})", weigh)
 
 
+def region(k: int = -1, box: Sequence[int] | None = None, point: Sequence[int] | None = None, mask: Any = None) -> Start:
+    """Σ R = Σ y_k over positions: class k of a segmentation, or of a list of detections, where something is.
+
+    One of: box (start of every position axis, then their stops; (top, left, bottom, right) of an image), point (one index
+    per axis), mask (an array over the positions, or one per row; what is not 0 counts). k = -1: the class whose sum over
+    these positions is the largest, per row.
+    """
+    if sum(v is not None for v in (box, point, mask)) != 1:
+        raise InputError("region: give one of box, point and mask")
+    text = f"region({k}, {'mask' if mask is not None else f'box={box}' if box is not None else f'point={point}'})"
+
+    def weigh(y: Array) -> Array:
+        where = _positions(text, y.shape[1:-1], box, point, mask)
+        try:
+            inside = np.broadcast_to(where, y.shape[:-1])
+        except ValueError as error:
+            raise InputError(f"{text}: shape {where.shape} does not fit the output's positions, {y.shape[1:-1]}") from error
+        if not inside.any(tuple(range(1, inside.ndim))).all():
+            raise InputError(f"{text}: it holds no position in some row")
+        sums = np.where(inside[..., None], y, 0).sum(tuple(range(1, y.ndim - 1)))
+        best = largest(sums, k).reshape(-1, *[1] * (y.ndim - 2))
+        found: Array = one_hot(y, np.broadcast_to(best, y.shape[:-1])) * inside[..., None]
+        return found
+
+    return Start(text, weigh, (_whole("region", k),))
+
+
+def _positions(text: str, sizes: tuple[int, ...], box: Any, point: Any, mask: Any) -> Array:
+    """True at the positions of a box, a point or a mask. Raises InputError."""
+    if mask is not None:
+        return np.asarray(np.asarray(mask) != 0)
+    try:
+        ends = [int(v) for v in (box if box is not None else [*point, *(i + 1 for i in point)])]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{text}: positions are integers") from error
+    n = len(sizes)
+    if len(ends) != 2 * n or not n:
+        raise InputError(f"{text}: the output has {n} position axes, of sizes {sizes}")
+    pairs = list(zip(ends[:n], ends[n:], sizes, strict=True))
+    if any(not 0 <= low < high <= size for low, high, size in pairs):
+        raise InputError(f"{text}: it does not lie within the output's positions, {sizes}")
+    where = np.zeros(sizes, bool)
+    where[tuple(slice(low, high) for low, high, _ in pairs)] = True
+    return where
+
+
 def reference(value: float | Array, target: int | None = None) -> Start:
     """R = y − value, for regression: what moves the prediction away from a reference. target: one of several outputs.
 
@@ -123,12 +169,12 @@ def reference(value: float | Array, target: int | None = None) -> Start:
 
 
 MAKERS: Mapping[str, Callable[..., Start]] = {
-    "target": target, "contrast": contrast, "against_mean": against_mean, "top": top, "reference": reference,
+    "target": target, "contrast": contrast, "against_mean": against_mean, "top": top, "region": region, "reference": reference,
 }  # fmt: skip
 
 
 def parse(text: str) -> Start:
-    """`contrast:3,5`, `against_mean:3`, `top:2`, `reference:0.5` to a Start. Raises InputError."""
+    """`contrast:3,5`, `against_mean:3`, `top:2`, `region:1,(0,0,8,8)`, `reference:0.5` to a Start. Raises InputError."""
     name, _, rest = text.partition(":")
     try:
         arguments = ast.literal_eval(f"({rest},)") if rest.strip() else ()

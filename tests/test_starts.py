@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from models_for_tests import data, near, net, small, weight
+from models_for_tests import data, near, net, run, small, weight
 
 import onnxlrp
 from onnxlrp import Explainer, InputError, starts
@@ -238,3 +239,55 @@ def test_command_line(tmp_path: Path) -> None:
     for wrong in (["--start", "top:0"], ["--start", "top:1", "-t", 3], ["--start", "top:1", "--init", "one"]):
         failed = explain(*wrong)
         assert failed.exit_code != 0, wrong
+
+
+# ------------------------------------------------------------------------------------------------------------- regions
+
+
+def segmenter() -> onnx.ModelProto:
+    return net("y = Conv<pads=[1,1,1,1]>(x, w, b)", y="float[N,4,6,5] y", w=weight(4, 3, 3, 3), b=data(4))
+
+
+@pytest.mark.parametrize(
+    ("options", "inside"),
+    [
+        ({"box": (1, 2, 4, 5)}, np.s_[1:4, 2:5]),
+        ({"point": (5, 0)}, np.s_[5:6, 0:1]),
+        ({"mask": np.pad(np.ones((2, 2)), ((3, 1), (0, 3)))}, np.s_[3:5, 0:2]),
+    ],
+    ids=["box", "point", "mask"],
+)
+def test_region_starts_at_one_class_there(options: dict[str, Any], inside: Any) -> None:
+    x = data(2, 3, 6, 5, seed=6)
+    y = run(segmenter(), x=x)["y"]
+    for k in (2, -1):
+        explainer = Explainer(segmenter(), "epsilon", init="given", class_axis=1)
+        found = explainer.quietly(x, start=starts.region(k, **options))
+        wanted = np.zeros_like(y)
+        for row in range(2):
+            c = k if k >= 0 else int(y[row][(slice(None), *inside)].sum((1, 2)).argmax())
+            wanted[(row, c, *inside)] = y[(row, c, *inside)]
+        near(found.initial, wanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: starts.region(1), "give one of box, point and mask"),
+        (lambda: starts.region(1, box=(0, 0, 2, 2), point=(1, 1)), "give one of"),
+        (lambda: starts.region(1, box=(0, 0, 7, 2)), "does not lie within"),
+        (lambda: starts.region(1, box=(2, 0, 2, 2)), "does not lie within"),
+        (lambda: starts.region(1, point=(1,)), "2 position axes"),
+        (lambda: starts.region(1, point=("a", 1)), "positions are integers"),
+        (lambda: starts.region(1, mask=np.ones((4, 4))), "does not fit"),
+        (lambda: starts.region(1, mask=np.zeros((6, 5))), "no position"),
+        (lambda: starts.region(4, point=(0, 0)), r"class 4 is outside \[-1, 4\)"),
+    ],
+)
+def test_regions_that_are_none(make: Callable[[], starts.Start], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        Explainer(segmenter(), "epsilon", init="given", class_axis=1).quietly(data(1, 3, 6, 5), start=make())
+
+
+def test_region_as_text() -> None:
+    assert starts.parse("region:1,(0,0,3,3)").text == "region(1, box=(0, 0, 3, 3))"
