@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .explanation import Explanation
 from .graph import ModelSource
 from .run import Explainer
 from .session import open_session, providers_of, staged
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["Concepts", "IndexedFeatures", "TopNFeatures"]
 
@@ -159,6 +162,16 @@ class Concepts:
         every = np.concatenate(found)
         best = np.argsort(-every, kind="stable")[:n]
         return best, every[best]
+
+    def gallery(self, x: Any, layer: Key, channel: int, n: int = 8, by: str = "relevance", **style: Any) -> Image:
+        """One sheet with the n inputs of x that maximise a concept: the relevance that passes through it, largest first.
+
+        style: options of `Explanation.heatmap`, such as overlay="grey". Raises InputError.
+        """
+        rows, values = self.strongest([x], layer, channel, n, by)
+        found = self({name: a[rows] for name, a in self._feed(x).items()}, [{layer: [channel]}])
+        captions = [f"row {row}: {by} {value:.3g}" for row, value in zip(rows, values, strict=True)]
+        return found.heatmap(grid="all", captions=captions, **style)
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from models_for_tests import CONSTANTS, data, lrp, near, net, relevance, weight
 
 from onnxlrp import InputError
 from onnxlrp.concepts import Concepts, IndexedFeatures, TopNFeatures
+from onnxlrp.heatmap import heatmap, sheet
 
 BODY = """
     h = Conv<pads=[1,1,1,1]>(x, w, b)
@@ -100,6 +101,21 @@ def test_conditions_share_one_forward_pass_where_they_can() -> None:
     assert not alone.shared
     found = alone(X, IndexedFeatures(0, 1, 2, 3), target=[1, 2, 3])
     near(found.relevance.reshape(4, 3, 3, 6, 5).sum(0), lrp(other, {"x": X}, "epsilon_plus", target=[1, 2, 3])["relevance.x"])
+
+
+def test_gallery_shows_the_strongest_inputs_in_order() -> None:
+    concepts = Concepts(model(), "epsilon_plus", layers=["h"])
+    many = data(6, 3, 6, 5, seed=12)
+    rows, values = concepts.strongest([many], "h", 1, n=2)
+    shown = concepts.gallery(many, "h", 1, n=2, size=96)
+    captions = [f"row {row}: relevance {value:.3g}" for row, value in zip(rows, values, strict=True)]
+    maps = [through_one(many[row : row + 1]) for row in rows]
+    assert shown.tobytes() == sheet([heatmap(m, size=96) for m in maps], captions).tobytes()
+
+
+def through_one(x: np.ndarray) -> np.ndarray:
+    mask = np.eye(4, dtype=np.float32)[1].reshape(1, 4, 1, 1)
+    return np.asarray(lrp(model(), {"x": x, "mask.r": mask}, "epsilon_plus", conditions=["h"])["relevance.x"][0])
 
 
 WRONG = {
