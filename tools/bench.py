@@ -38,8 +38,9 @@ HERE = Path(__file__).parent
 BOX = "epsilon_gamma_box(low=-5, high=5)"  # the inputs are normal
 ALL = ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", BOX]
 TRANSFORMERS = {"vit_b", "bert_base"}
-# Waiting threads of torch spin by default, and take several times longer when anything else runs. An own setting stays.
-WAITING = os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How torch's threads wait decides by a factor of two: zennit with two threads on idle cores is fastest with ACTIVE and slowest
+# with PASSIVE; with anything else running it is the other way round. Written beside the numbers, never set here.
+WAITING = os.environ.get("OMP_WAIT_POLICY", "default")
 console = Console(stderr=True)
 
 
