@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from .evaluate import evaluate
+from .options import SESSION
 from .report.command import composites
 from .scores import Evaluation, plot_target
 from .task import PROBABILITIES, RANDOMIZE, Settings, read_samples
@@ -58,8 +59,7 @@ EVALUATE: list[Callable[[F], F]] = [
     click.option("--seed", type=click.IntRange(0), help="Of everything random (default: 0)."),
     click.option("--output", help="Model output to explain (default: the first)."),
     click.option("--class-axis", type=int, help="Axis of the classes in the explained tensor."),
-    click.option("--provider", help="cpu (default), cuda, or an onnxruntime provider."),
-    click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime (default: all)."),
+    *SESSION,
     click.option("--plot", callback=_plot, metavar="FILE", help="Curves as .png, .pdf or .svg (needs onnxlrp[plot])."),
 ]
 OWN = ("region", "steps", "baseline", "probability", "radius", "noise", "randomize", "resamples", "rows", "layout", "seed")

@@ -13,7 +13,7 @@ from .errors import CompositeError
 from .starts import MAKERS, Start
 from .starts import parse as parse_start
 
-__all__ = ["BUILD", "HEAD", "MASKS", "POSITION", "RANGES", "RUN", "START", "given", "options_of"]
+__all__ = ["BUILD", "HEAD", "MASKS", "POSITION", "RANGES", "RUN", "SESSION", "START", "given", "options_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -132,9 +132,12 @@ RANGES: list[Callable[[F], F]] = [
         help="Range of an input that rules may rely on; LOW,HIGH for an only float input.",
     ),
 ]
-RUN: list[Callable[[F], F]] = [
+SESSION: list[Callable[[F], F]] = [
     click.option("--provider", help="cpu (default), cuda, or an onnxruntime provider."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime (default: all)."),
+]
+RUN: list[Callable[[F], F]] = [
+    *SESSION,
     click.option("--batch-size", type=click.IntRange(1), help="Rows per run at most (default: as many as memory allows)."),
     click.option("--scale", type=float, default=255.0, help="Pictures: pixels are divided by this (default: 255)."),
     click.option("--mean", callback=numbers, help="Pictures: subtracted after scaling, one value or one per channel."),
