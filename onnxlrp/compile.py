@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,16 +32,25 @@ from .version import __version__
 __all__ = ["compile", "inspect"]
 
 
+_paused: list[bool] = []  # for every compilation under way: whether the collector was on before the first
+_pausing = threading.Lock()
+
+
 @contextmanager
 def collecting_later() -> Iterator[None]:
-    """Without Python's garbage collector: its searches of a growing graph cost more than the work on 10,000 nodes."""
-    before = gc.isenabled()
-    gc.disable()
+    """Without Python's garbage collector: its searches of a growing graph cost more than the work on 10,000 nodes.
+
+    The last of the compilations that run at the same time, in several threads, turns it on again.
+    """
+    with _pausing:
+        _paused.append(_paused[0] if _paused else gc.isenabled())
+        gc.disable()
     try:
         yield
     finally:
-        if before:
-            gc.enable()
+        with _pausing:
+            if _paused.pop() and not _paused:
+                gc.enable()
 
 
 @collecting_later()

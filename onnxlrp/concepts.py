@@ -7,10 +7,10 @@ relevances of all single channels of a layer sum to the unconditioned one, as fa
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -96,6 +96,8 @@ class Concepts:
         self.tensors: dict[Key, str] = {key: tensors.get(key, str(key)) for key in layers}
         self._threads = int(options.get("threads", 0))
         self._providers = providers_of(options.get("providers"))
+        self._lock = threading.Lock()
+        self._session: Any = None  # for activations
 
     def __call__(
         self, x: Any, features: IndexedFeatures | TopNFeatures | Sequence[Condition], target: int | Sequence[int] | None = None
@@ -211,16 +213,18 @@ class Concepts:
 
     def _activation(self, x: Any, layer: Key) -> Array:
         """Largest activation over positions, (N,C)."""
-        (values,) = self._forward.run([self.tensors[layer]], self._feed(x))
+        (values,) = self._forward().run([self.tensors[layer]], self._feed(x))
         r = np.asarray(values)
         out: Array = r.max(tuple(a for a in range(1, r.ndim) if a != self.axis % r.ndim), initial=-np.inf) if r.ndim > 2 else r
         return out
 
-    @cached_property
     def _forward(self) -> Any:
-        """A session that gives the layers' activations."""
-        with staged(self.explainer.model, list(self.tensors.values())) as place:
-            return open_session(place, self._providers, self._threads)
+        """A session that gives the layers' activations, opened once."""
+        with self._lock:
+            if self._session is None:
+                with staged(self.explainer.model, list(self.tensors.values())) as place:
+                    self._session = open_session(place, self._providers, self._threads)
+            return self._session
 
 
 def woven(found: Sequence[Explanation]) -> Explanation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ class Opened:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path, self.file = path, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self.file)
-        self.stamp = self._stamp()
+        self.stamp, self.lock = self._stamp(), threading.Lock()
 
     def _stamp(self) -> tuple[int, int]:
         found = os.fstat(self.file)
@@ -152,7 +153,7 @@ class Opened:
     def __call__(self) -> onnx.ModelProto:
         if self._stamp() != self.stamp:
             raise InvalidModel(f"{self.path} was overwritten since it was opened: make the Explainer again")
-        with os.fdopen(os.dup(self.file), "rb") as file:
+        with self.lock, os.fdopen(os.dup(self.file), "rb") as file:  # duplicates share one position
             file.seek(0)
             return onnx.load_model_from_string(file.read())
 
