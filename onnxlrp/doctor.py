@@ -1,7 +1,8 @@
-"""`onnxlrp check`: runs an explanation with diagnostics and says which layer absorbs relevance, and why."""
+"""`onnxlrp check`: runs an explanation with diagnostics: what is wrong, in which layer, how bad it is, what to do."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,26 +11,37 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from .explanation import Books, LayerBooks
+from .explanation import Books
+from .findings import Finding, counted, diagnose, named, severe
 from .run import TYPES, Explainer
+from .session import open_session, staged
 
 __all__ = ["Report", "examine", "random_inputs"]
-
-SHARE = 0.05  # of the initial relevance: what a layer may keep before it is named
-RATIO = (0.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: the books of every layer, Σ relevance ÷ Σ initial relevance, and one sentence per finding."""
+    """What was found: the books of every layer, Σ relevance ÷ Σ initial relevance, and the diagnoses.
+
+    conserves: whether the sums are to agree, which those of derivatives, for example, need not. scale: the initial sum.
+    """
 
     books: Books
     ratio: float
-    findings: tuple[str, ...]
+    diagnoses: tuple[Finding, ...]
     scale: float
+    conserves: bool
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """One sentence per diagnosis that is more than a note: layer, what, remedy."""
+        return tuple(str(f) for f in self.diagnoses if f.severity != "note")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"ratio": self.ratio, "findings": list(self.findings), "layers": [asdict(b) for b in self.books]}
+        """For JSON, which has no NaN: None in its place."""
+        layers = [{k: _number(v) for k, v in asdict(b).items()} for b in self.books]
+        diagnoses = [asdict(f) for f in self.diagnoses]
+        return {"ratio": _number(self.ratio), "findings": list(self.findings), "diagnoses": diagnoses, "layers": layers}
 
     def table(self) -> Table:
         """One row per layer."""
@@ -47,52 +59,50 @@ class Report:
         return "" if abs(part) < 5e-5 else f"{part:.2%}"
 
     def verdict(self) -> str:
-        """Findings, or that there are none."""
-        head = f"Σ relevance ÷ Σ initial relevance: {self.ratio:.4g}"
-        return "\n".join([head, *(f"• {f}" for f in self.findings)] if self.findings else [head, "nothing is off"])
+        """Findings with their remedies, the worst first, or that there are none."""
+        sums = "" if self.conserves else " (this explanation need not conserve it)"
+        lines = [f"Σ relevance ÷ Σ initial relevance: {self.ratio:.4g}{sums}"]
+        for f in self.diagnoses:
+            lines += [f"• {f.severity}: {f.where}: {f.what}", f"    → {f.remedy}"]
+        count = len(self.findings)
+        return "\n".join([*lines, f"{count} finding{'s' * (count > 1)}" if count else "nothing is off"])
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
-    """Explain once with diagnostics. Relevance that bias or ε takes is correct; it is named when it decides the sum."""
+    """Explain once with diagnostics. Relevance that bias or ε takes is correct; it is a finding when it decides the sum."""
     explanation = explainer.quietly(dict(feed))
     books = explanation.conservation
     with np.errstate(all="ignore"):
         initial = float(np.sum(explanation.initial, dtype=np.float64))
         found = float(np.sum([r.sum(dtype=np.float64) for r in explanation.relevances.values()]))
     ratio = found / initial if initial else float("nan")
-    findings = explainer.left_ranges(explanation.inputs) + [text for b in books for text in b.complaints()]
-    if explainer.conserves and not RATIO[0] <= ratio <= RATIO[1]:
-        findings.append(f"Σ relevance is {ratio:.3g} times the initial relevance, outside {RATIO[0]} to {RATIO[1]}")
-        findings += _absorbed(books, initial) if initial else []
-    return Report(books, ratio, tuple(findings), initial)
+    worst = explainer.worst_ratio(explanation)
+    diagnoses = [severe(text) for text in explainer.left_ranges(explanation.inputs)]
+    if any(b.nonfinite for b in books) and (cause := not_finite_forward(explainer, explanation.inputs)):
+        diagnoses.append(cause)
+    diagnoses += diagnose(books, explanation.initial, worst, explainer.conserves)
+    diagnoses.sort(key=lambda f: ("severe", "moderate", "note").index(f.severity))
+    return Report(books, ratio, tuple(diagnoses), initial, worst is not None or math.isnan(ratio))
 
 
-CAUSES = {"bias": "its bias", "epsilon": "ε", "dropped": "gates, masks or rules that drop relevance"}
-
-
-def _absorbed(books: Books, initial: float) -> list[str]:
-    """What took the relevance, over all layers, and the layers that took most of it."""
-    totals = {cause: float(np.nansum([getattr(b, cause) for b in books])) / initial for cause in CAUSES}
-    out = [
-        f"of all layers together, {part:.1%} of it goes to {CAUSES[cause].replace('its bias', 'biases')}"
-        for cause, part in totals.items()
-        if abs(part) > SHARE
-    ]
-    first, *others = sorted(books, key=_kept, reverse=True)[:3]
-    return out + [_keeper(b, initial) for b in (first, *(o for o in others if _kept(o) > SHARE * abs(initial)))]
-
-
-def _kept(b: LayerBooks) -> float:
-    value = max(abs(getattr(b, cause)) for cause in CAUSES)
-    return value if np.isfinite(value) else np.inf
-
-
-def _keeper(b: LayerBooks, initial: float) -> str:
-    cause = max(CAUSES, key=lambda c: abs(getattr(b, c)))
-    part, named = getattr(b, cause) / initial, f"layer {b.index} '{b.name}' ({b.rule})"
-    if cause == "dropped" and b.rule.startswith("SoftmaxTaylor"):
-        return f"{named}: {part:.1%} of the initial relevance is dropped by the rule, which does not conserve the sum"
-    return f"{named}: {part:.1%} of the initial relevance goes to {CAUSES[cause]}"
+def not_finite_forward(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Finding | None:
+    """The first layer whose own output is not finite on this input, before any rule; None where all are."""
+    model = explainer.model
+    made = {name for node in model.graph.node for name in node.output}
+    layers = [row for row in explainer.plan["layers"] if row["tensor"] in made]
+    names = [row["tensor"] for row in layers]
+    with staged(model, sorted(set(names) - {o.name for o in model.graph.output})) as place:
+        session = open_session(place, ["CPUExecutionProvider"], 0)
+    for row, value in zip(layers, session.run(names, dict(feed)), strict=True):
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            what = f"the model itself computes {counted(int(np.sum(~np.isfinite(value))))} not finite here, on this input"
+            remedy = "no rule can mend that: look at the input, and at a logarithm or a division of 0 or numbers beyond float32"
+            return Finding(named(row["index"], row["name"], row["rule"]), what, remedy, "severe")
+    return None
 
 
 def random_inputs(explainer: Explainer, seed: int = 0) -> dict[str, np.ndarray]:

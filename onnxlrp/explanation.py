@@ -27,6 +27,7 @@ class LayerBooks:
     """Relevance through one layer, summed over the batch: arrived = sent + bias + epsilon + dropped.
 
     nonfinite: values that are NaN or infinite. outside: inputs that the layer's rule excludes (ZBox bounds).
+    arrived_l1, sent_l1: Σ |relevance|; far above |Σ| where values of both signs cancel.
     """
 
     index: int
@@ -38,24 +39,19 @@ class LayerBooks:
     epsilon: float
     nonfinite: int
     outside: int
+    arrived_l1: float
+    sent_l1: float
 
     @property
     def dropped(self) -> float:
         """What neither bias nor ε explains: gates, masks, Stop."""
         return self.arrived - self.sent - self.bias - self.epsilon
 
-    def complaints(self) -> list[str]:
-        """What is wrong here whatever the sums are: values that are not finite, inputs outside the rule's bounds."""
-        found = []
-        if self.nonfinite:
-            found.append(f"layer {self.index} '{self.name}' ({self.rule}) sends {self.nonfinite} values that are not finite")
-        if self.outside:
-            found.append(outside_text(self.index, self.name, self.outside, self.rule))
-        return found
-
 
 def outside_text(index: int, name: str, count: int, rule: str) -> str:
-    return f"layer {index} '{name}': {count} inputs lie outside the bounds of {rule}; give its real range"
+    """What is wrong, where, and what to do."""
+    known = "its low and high are to bound this layer's own input"
+    return f"layer {index} '{name}': {count} inputs lie outside the bounds of {rule}; {known}"
 
 
 class Books(tuple[LayerBooks, ...]):

@@ -24,7 +24,7 @@ from .tensor import Shape, Tensor, where
 
 __all__ = ["CHECKS", "Interface", "Request", "expose", "forward", "open_inputs", "resolve_tensor"]
 
-CHECKS = ("arrived", "sent", "bias", "epsilon", "nonfinite", "outside")
+CHECKS = ("arrived", "sent", "bias", "epsilon", "nonfinite", "outside", "arrived_l1", "sent_l1")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,9 @@ def publish(e: Emit, r: Tensor, name: str, shape: Shape) -> gs.Variable:
 
 
 def diagnostics(e: Emit, books: list[Books]) -> Tensor:
-    """One row per step: Σ relevance arrived, sent, taken by bias, by ε; non-finite values; inputs outside a rule's range."""
+    """One row per step: Σ relevance arrived, sent, taken by bias, by ε; non-finite values; inputs outside a rule's range;
+    Σ |relevance| arrived and sent.
+    """
     rows = []
     for book in books:
         with e.scope(f"{book.step.unit.name}/checks"):
@@ -175,7 +177,8 @@ def diagnostics(e: Emit, books: list[Books]) -> Tensor:
             outside = [n for x in book.xs[:1] if (n := book.step.rule.outside(x)) is not None]
             bad = [_sum(where(finite(r), 0.0, 1.0)) for r in sent]
             sums = ([_sum(r) for r in book.arrived], [_sum(r) for r in sent], [f() for f in book.absorbed.bias],
-                    [f() for f in book.absorbed.epsilon], bad, outside)  # fmt: skip
+                    [f() for f in book.absorbed.epsilon], bad, outside,
+                    [_l1(r) for r in book.arrived], [_l1(r) for r in sent])  # fmt: skip
             cells = [e.reshape(t if not t.is_zero else e.zero, 1, 1) for t in (e.total(s) for s in sums)]
             rows.append(e.op("Concat", *cells, shape=(1, len(CHECKS)), axis=1))
     return e.op("Concat", *rows, shape=(len(rows), len(CHECKS)), axis=0)
@@ -183,6 +186,10 @@ def diagnostics(e: Emit, books: list[Books]) -> Tensor:
 
 def _sum(x: Tensor) -> Tensor:
     return x.emit.op("ReduceSum", x, shape=(), keepdims=0)
+
+
+def _l1(x: Tensor) -> Tensor:
+    return x.emit.op("ReduceL1", x, shape=(), keepdims=0)
 
 
 def finite(x: Tensor) -> Tensor:

@@ -50,4 +50,7 @@ def _interval(name: str, t: gs.Tensor, pair: Range) -> Interval:
 
 
 def range_text(name: str, count: int, low: float, high: float) -> str:
-    return f"input '{name}': {count} values lie outside the range [{low:g}, {high:g}] that it was compiled for (input_ranges)"
+    return (
+        f"input '{name}': {count} values lie outside the range [{low:g}, {high:g}] that rules rely on; "
+        "compile with its real range (input_ranges)"
+    )

@@ -19,6 +19,7 @@ from .composites import CompositeLike
 from .errors import CompositeError, InputError, InvalidModel
 from .explanation import Books, Explanation, LayerBooks, Layers
 from .feeds import TYPES, Feeds
+from .findings import diagnose, judgeable, off
 from .graph import ModelSource, read, read_whole
 from .outputs import CHECKS
 from .rows import joined, part_size, parts
@@ -164,7 +165,7 @@ class Explainer:
         """As a call, without its warnings."""
         face, feed = self._face, self.feed(x, target, start)
         found = dict(zip(self._outputs, self._values(self.session, self._outputs, feed, self._feeds.axes), strict=True))
-        given = found.pop(face["initial"], None)
+        given = None if face["value"] else found.pop(face["initial"])
         inner = found.pop(self._inner) if self._inner else None
         checks = found.pop(face["checks"]) if face["checks"] else None
         relevances = {t: found.pop(o) for t, o in face["relevance"].items()}
@@ -218,25 +219,34 @@ class Explainer:
         return targets, np.where(hit, scores if how == "logit" else np.float32(1), np.float32(0))
 
     def complaints(self, explanation: Explanation) -> list[str]:
-        """What a caller should hear of: values that are not finite, inputs outside a range relied on, lost relevance."""
-        feed, ratio, initial = explanation.inputs, explanation.ratio, explanation.initial
+        """What a caller should hear of: values that are not finite, inputs outside a range relied on, lost relevance.
+
+        With checks=True the layers are named; without, the sums alone are known.
+        """
+        feed = explanation.inputs
         found = self._feeds.left_ranges(feed) + self._feeds.left_boxes(feed)
         if self._face["checks"]:
-            found += [text for b in explanation.conservation for text in b.complaints()]
-        low, high = ratio.min(initial=1), ratio.max(initial=1)  # NaN where the relevance has it: then neither holds
-        if low >= 0.5 and high <= 2 and len(explanation.relevances) == 1:
+            named = diagnose(explanation.conservation, explanation.initial, self.worst_ratio(explanation), self.conserves)
+            return found + [str(f) for f in named if f.severity != "note"]
+        ratio = explanation.ratio
+        if len(explanation.relevances) == 1 and not off(ratio).any():
             return found  # a sum over each row that is finite has no term that is not
         if not all(np.isfinite(a).all() for a in explanation.relevances.values()):
-            found.append("the relevance has values that are not finite; `onnxlrp check` names the layer")
-        elif self._face["value"] == "given" and initial.min() < 0 < initial.max():
-            pass  # a contrast: sums of opposite sign cancel, and their ratio tells nothing
-        elif self.conserves and not (low >= 0.5 and high <= 2) and self._masks.isdisjoint(feed):
-            worst = ratio[np.abs(np.log(np.maximum(ratio, 1e-30))).argmax()]
+            found.append("the relevance has values that are not finite; `onnxlrp check` names the layer and the remedy")
+        elif (worst := self.worst_ratio(explanation)) is not None and off(np.array(worst)):
             found.append(
-                f"Σ relevance is {worst:.3g} times the initial relevance (outside 0.5 to 2): biases or ε absorb it; "
-                "explanation.conservation and `onnxlrp check` name the layers"
+                f"Σ relevance is {worst:.3g} times the initial relevance (outside 0.5 to 2): biases or ε absorb it, or a rule "
+                "drops it; `onnxlrp check` and checks=True name the layers and the remedy"
             )
         return found
+
+    def worst_ratio(self, explanation: Explanation) -> float | None:
+        """Σ relevance ÷ Σ initial relevance of the row where it is farthest from 1; None where it tells nothing."""
+        conserving = self.conserves and self._masks.isdisjoint(explanation.inputs)
+        if not (conserving and judgeable(explanation.initial, self._face["value"])):
+            return None  # a derivative, a condition that drops relevance by intent, a contrast whose sums cancel
+        told = explanation.ratio[~np.isnan(explanation.ratio)]  # no row of nothing, whose sums are 0 ÷ 0
+        return float(told[np.abs(np.log(np.maximum(told, 1e-30))).argmax()]) if told.size else None
 
     def _books(self, checks: Array) -> Books:
         rows: dict[int, list[Array]] = {}
@@ -254,6 +264,7 @@ class Explainer:
                         layer["index"], layer["name"], layer["rule"], float(steps[-1][at["arrived"]]),
                         float(steps[0][at["sent"]]), float(total[at["bias"]]), float(total[at["epsilon"]]),
                         int(total[at["nonfinite"]]), int(total[at["outside"]]),
+                        float(steps[-1][at["arrived_l1"]]), float(steps[0][at["sent_l1"]]),
                     )
                 )  # fmt: skip
         return Books(books)

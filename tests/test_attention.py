@@ -208,7 +208,7 @@ def test_every_node_but_the_softmax_conserves(name: str) -> None:
     steps = onnxlrp.inspect(model, "attn_lrp", explain=["x"], init="given").steps
     assert len(steps) == len(books)
     scale = np.abs(r).sum()
-    for step, (arrived, sent, bias, epsilon, bad, _) in zip(steps, books, strict=True):
+    for step, (arrived, sent, bias, epsilon, bad, *_) in zip(steps, books, strict=True):
         assert bad == 0
         if step.unit.op != "Softmax":
             assert abs(arrived - sent - bias - epsilon) < 1e-4 * scale, step.unit.name

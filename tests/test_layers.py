@@ -163,14 +163,16 @@ def test_checks_balance_per_linear_step(name: str) -> None:
     props = {p.key: p.value for p in compiled.metadata_props}
     layers = json.loads(props["onnxlrp.interface"])["check_layers"]
     assert layers == [0, 0, 1, 2, 3]  # conv, relu, pool, flatten, gemm
-    assert out["checks"].shape == (5, 6)
-    arrived, sent, bias, epsilon, bad, outside = out["checks"].T
+    assert out["checks"].shape == (5, 8)
+    arrived, sent, bias, epsilon, bad, outside, arrived_l1, sent_l1 = out["checks"].T
     scale = np.abs(out["checks"][:, :4]).sum(1).max()
     near(arrived / scale, (sent + bias + epsilon) / scale, 3e-5 if name != "generalized_gamma" else 1e-3)
     y = run(named(), x=X)["y"].max(1).sum()
     near(arrived[4], y)
     near(sent[0], out["relevance.x"].sum(), 1e-4)
     near(arrived[1:4], sent[2:5], 1e-4)
+    near(arrived_l1[:-1], sent_l1[1:], 1e-4)
+    near(sent_l1[0], np.abs(out["relevance.x"]).sum(dtype=float), 1e-4)
     assert (bad == 0).all()
     assert (outside == 0).all()
     if name in ("epsilon", "large epsilon", "zplus", "gamma"):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models_for_tests import data, near, net, ops, small
+from models_for_tests import data, near, net, ops, small, weight
 from models_for_tests import run as run_bare
 from PIL import Image
 
@@ -486,3 +486,13 @@ def test_bad_range_is_named(name: str) -> None:
 def test_a_plain_range_needs_one_float_input() -> None:
     with pytest.raises(InputError, match="2 float inputs"):
         onnxlrp.compile(net(SHARED, TWO, g=np.float32(2)), input_ranges=(0, 1))
+
+
+@pytest.mark.parametrize(("x", "y"), [("float[N,4] x", "float[N] y"), ("float[4] x", "float[3] y")])
+def test_an_output_that_is_its_own_initial_relevance_is_kept(x: str, y: str) -> None:
+    """Without an axis of classes relevance starts at the whole output, which stays one."""
+    wide = y == "float[3] y"
+    explainer = onnxlrp.Explainer(net("y = MatMul(x, w)", x, y, w=weight(4, 3) if wide else weight(4, 1)[:, 0]), "epsilon")
+    explanation = explainer(data(4) if wide else data(2, 4))
+    assert list(explanation.outputs) == ["y"]
+    np.testing.assert_array_equal(explanation.initial, explanation.output)
