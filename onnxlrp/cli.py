@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import doctor, text
+from . import doctor
 from .compile import compile as compile_model
 from .compile import inspect as inspect_model
 from .errors import Error, InputError
-from .evaluate_command import EVALUATE, evaluation
+from .evaluate_command import EVALUATE, LEGEND, evaluation
 from .explanation import writable
 from .graph import over_limit, save
-from .inputs import Preprocessing, read_input
-from .options import BUILD, HEAD, MASKS, POSITION, RANGES, RUN, START, given, options_of
+from .options import BUILD, HEAD, LABELS, MASKS, POSITION, RANGES, ROW, RUN, START, TARGET, TARGETS, given, options_of
 from .pictures.options import PICTURE, picture_options
 from .plan import show_shape
+from .prepare import Prepared, numbered, opened, prepare
+from .presets import PRESETS, described
 from .report.command import PAGE, write
-from .run import Explainer
 from .session import metadata
 from .starts import Start
 from .support import support
+from .text_command import TextRequest, explain_text
 from .version import __version__
-from .wording import composite_line, explained, scores, summary
+from .wording import captioned, composite_line, explained, labels_for, names_before, presets_table, scores, summary, written
 
 __all__ = ["main"]
 
@@ -96,9 +96,7 @@ def compile(model: str, target: str, **options: Any) -> None:
 @click.option("--text", "texts", multiple=True, help="Text to explain, in the place of INPUT; several make a batch.")
 @click.option("--tokenizer", type=click.Path(), help="The tokenizer.json of --text (needs onnxlrp[text]).")
 @click.option("-o", "--out", "target", type=click.Path(), help="File to write: .npz (arrays), .png (heat-map), .html (text).")
-@click.option("--target", "-t", "classes", type=int, multiple=True, help="Class to explain (default: the largest output).")
-@options_of(HEAD, BUILD, RANGES, RUN)
-@options_of(PICTURE, START)
+@options_of(TARGETS, ROW, LABELS, HEAD, BUILD, RANGES, RUN, PICTURE, START)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def explain(
     model: str,
@@ -106,7 +104,9 @@ def explain(
     texts: tuple[str, ...],
     tokenizer: str | None,
     target: str | None,
-    classes: tuple[int, ...],
+    classes: tuple[int | str, ...],
+    row: int | None,
+    labels: str | None,
     start: Start | None,
     as_json: bool,
     **options: Any,
@@ -123,90 +123,65 @@ def explain(
     if data is None:
         if start is not None:
             raise click.UsageError("--start is for INPUT files, not for --text")
-        explain_text(opened(model, options), str(tokenizer), texts, target, list(classes) or None, as_json)
+        if row is not None:
+            raise click.UsageError("--row is for INPUT, a file, not for --text")
+        asked = TextRequest(texts, str(tokenizer), target, classes, labels, metadata(model))
+        explain_text(opened(model, options), asked, None if as_json else out())
         return
     if start is not None:
         if classes or options["position"] is not None or options["init"] not in (None, "given"):
             raise click.UsageError("--start says where relevance starts: leave out --target, --position and --init")
         options["init"] = None if "onnxlrp.version" in metadata(model) else "given"
-    explainer, feed = prepare(model, data, options, begun=start is not None)
-    explanation = explainer(feed, target=list(classes) or None, start=start)
+    ready = prepare(model, data, options, begun=start is not None)
+    ready = ready.whole() if row is None else ready.at(row)
+    explainer = ready.explainer
+    names = names_before(explainer, labels, metadata(model))
+    explanation = explainer(ready.feed, target=numbered(classes, names), start=start)
+    names = labels_for(explainer, explanation, labels, metadata(model))
     if target is not None:
-        explanation.save(target, **picture)
+        explanation.save(target, **captioned(explanation, picture, names))
     if as_json:
-        click.echo(json.dumps(summary(explanation)))
+        click.echo(json.dumps(summary(explanation, names) | ({"input": ready.source} if ready.done else {})))
         return
     console = out()
+    if ready.said:
+        console.print(ready.said, markup=False)
     console.print(f"composite {composite_line(explainer.plan['composite'])}", markup=False)
     if start is not None:
         console.print(f"start {start.text}", markup=False)
-    table = scores(explanation) if explainer.plan["class_axis"] == 1 else None
+    table = scores(explanation, names) if explainer.plan["class_axis"] == 1 else None
     if table is not None:
         show(table)
     else:
-        console.print(explained(explainer, explanation), markup=False)
+        console.print(explained(explainer, explanation, labels=names), markup=False)
     for name, r in explanation.relevances.items():
         console.print(f"relevance of {name}: {show_shape(r.shape)}, sum {r.sum():.6g}", markup=False)
     console.print(f"Σ relevance ÷ initial relevance: {', '.join(f'{v:.4g}' for v in explanation.ratio[:8])}", markup=False)
-    rows = len(np.atleast_1d(next(iter(explanation.relevances.values()))))
-    only = (
-        f" (the picture shows row 0 of {rows}; .npz keeps all)"
-        if (target or "").endswith(".png") and rows > 1 and "grid" not in picture
-        else ""
-    )
-    console.print(f"written: {target}{only}" if target else "nothing written; -o heat.png or -o out.npz keeps it", markup=False)
-
-
-def explain_text(
-    explainer: Explainer, tokenizer: str, texts: Sequence[str], target: str | None, classes: list[int] | None, as_json: bool
-) -> None:
-    """Explain texts and show their tokens by relevance, or write them."""
-    feed, tokens = text.encode(tokenizer, texts, explainer)
-    explanation = explainer(feed, target=classes)
-    relevances = text.relevance_per_token(explanation, (len(tokens), len(tokens[0])))
-    captions = [explained(explainer, explanation, row) for row in range(len(tokens))]
-    if target is not None and target.endswith(".html"):
-        text.save_html(target, text.to_html(tokens, relevances, captions))
-    elif target is not None:
-        explanation.save(target)
-    if as_json:
-        pairs = [[(t.name, float(r)) for t, r in zip(*row, strict=True)] for row in zip(tokens, relevances, strict=True)]
-        click.echo(json.dumps({**summary(explanation), "tokens": pairs}))
-        return
-    console = out()
-    console.print(f"composite {composite_line(explainer.plan['composite'])}", markup=False)
-    for row, r, caption in zip(tokens, relevances, captions, strict=True):
-        console.print(text.to_terminal(row, r, numbers=console.color_system is None))
-        console.print(caption, markup=False)
-    console.print(f"written: {target}" if target else "nothing written; -o out.html or -o out.npz keeps it", markup=False)
-
-
-def prepare(model: str, data: str, options: dict[str, Any], begun: bool = False) -> tuple[Explainer, dict[str, np.ndarray]]:
-    """An explainer, and the input file read as its inputs want it. begun: relevance_out is made of the output."""
-    how = Preprocessing(options.pop("scale"), options.pop("mean"), options.pop("std"), options.pop("layout") or "")
-    if how.scale == 0:
-        raise InputError("--scale must not be 0")
-    provider, threads = options.pop("provider"), options.pop("threads")
-    explainer = Explainer(model, providers=provider, threads=threads, **given(options))
-    wanted = {name: explainer.inputs[name] for name in explainer.required if not (begun and name == explainer.face["initial"])}
-    return explainer, read_input(data, wanted, how)
+    console.print(written(explanation, target, picture), markup=False)
 
 
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.argument("data", metavar="[INPUT]", type=click.Path(), required=False)
-@options_of(HEAD, RANGES, RUN)
+@options_of(TARGET, ROW, HEAD, RANGES, RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(model: str, data: str | None, as_json: bool, **options: Any) -> None:
+def check(model: str, data: str | None, classes: int | str | None, row: int | None, as_json: bool, **options: Any) -> None:
     """Conservation per layer, bias and ε shares, non-finite values; exit 1 when something is off.
 
     A MODEL that is compiled already must have been compiled with --checks.
     """
     if data:
-        report = doctor.examine(*prepare(model, data, options))
+        ready = prepare(model, data, options)
+        ready = ready.whole() if row is None else ready.at(row)
+    elif row is not None:
+        raise click.UsageError("--row is for INPUT, a file")
     else:
         explainer = opened(model, options)
-        report = doctor.examine(explainer, doctor.random_inputs(explainer))
+        ready = Prepared(explainer, doctor.random_inputs(explainer), "")
+    names = names_before(ready.explainer, None, metadata(model))
+    chosen = None if classes is None else numbered([classes], names)
+    said = ready.said if data else "on random input (give INPUT for a real one)"
+    report = doctor.examine(ready.explainer, ready.feed, chosen, said)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -216,21 +191,13 @@ def check(model: str, data: str | None, as_json: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-def opened(model: str, options: dict[str, Any]) -> Explainer:
-    """An explainer without a picture's options."""
-    for name in ("scale", "mean", "std", "layout"):
-        options.pop(name)
-    provider, threads = options.pop("provider"), options.pop("threads")
-    return Explainer(model, providers=provider, threads=threads, **given(options))
-
-
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.argument("data", metavar="[INPUT]", type=click.Path(), required=False)
-@options_of(PAGE, HEAD, POSITION, RANGES, RUN)
+@options_of(PAGE, LABELS, HEAD, POSITION, RANGES, RUN)
 def report(model: str, data: str | None, **options: Any) -> None:
     """Write one HTML page that explains an input: relevance, composites side by side, layers, conservation, plan."""
-    click.echo(write(model, data, options, prepare, opened, given))
+    click.echo(write(model, data, options))
 
 
 @cli.command()
@@ -241,10 +208,13 @@ def report(model: str, data: str | None, **options: Any) -> None:
 def evaluate(model: str, data: str, plot: str | None, as_json: bool, **options: Any) -> None:
     """Rank composites by what removing what they call relevant does to the output; random relevance is the baseline.
 
-    DATA: samples in .npy, or .npz with their classes in `target`.
+    DATA: a folder of pictures or .npy, a .npy, .npz, Parquet or Zarr, as `onnxlrp run` reads them; `target` in it has the
+    classes. Rows that cannot be read are left out.
     """
     with Console(stderr=True).status("reading") as status:
-        found = evaluation(model, data, status.update, options)
+        found, notes = evaluation(model, data, status.update, options)
+    for note in notes:
+        click.echo(note, err=True)
     if plot is not None:
         found.plot(plot)
     if as_json:
@@ -253,7 +223,18 @@ def evaluate(model: str, data: str, plot: str | None, as_json: bool, **options: 
     for table in (found.table(), found.layers_table()):
         if table is not None:
             show(table, optional=("MoRF ↑", "LeRF ↓"))
-    out().print(found.footer() + (f"\nwritten: {plot}" if plot is not None else ""), markup=False)
+    out().print(f"{LEGEND}\n{found.footer()}" + (f"\nwritten: {plot}" if plot is not None else ""), markup=False)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def presets(as_json: bool) -> None:
+    """Every preset for --composite: its rules, and for what networks it is."""
+    if as_json:
+        found = {name: described(name) for name in PRESETS}
+        click.echo(json.dumps([{"preset": name, "rules": rules, "for": what} for name, (rules, what) in found.items()]))
+        return
+    out().print(presets_table())
 
 
 @cli.command()

@@ -20,6 +20,7 @@ from .graph import ModelSource, Source, load, to_proto
 from .groups import units
 from .head import find_head
 from .interface import runtime_facts
+from .labels import KEYS
 from .normalize import normalize
 from .optimize import bake_constants, speed_up
 from .outputs import Interface, Request, expose, forward, open_inputs
@@ -110,6 +111,7 @@ def compile(
     if shared_forward:  # rows of relevance are no rows of the inputs
         known["rows"] |= {"independent": False, "stuck": face.seed.name}
     props = properties(plan, face, request, [b.step.layer for b in books], known) | {"onnxlrp.precision": precision}
+    props |= {key: source.props[key] for key in KEYS if key in source.props}  # the names of the classes
     return to_proto(graph, source.metadata, props, face.defaults, source.types)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ class Report:
     """What was found: the books of every layer, Σ relevance ÷ Σ initial relevance, and the diagnoses.
 
     conserves: whether the sums are to agree, which those of derivatives, for example, need not. scale: the initial sum.
+    on: what was explained, in words.
     """
 
     books: Books
@@ -31,6 +32,7 @@ class Report:
     diagnoses: tuple[Finding, ...]
     scale: float
     conserves: bool
+    on: str = ""
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -41,7 +43,8 @@ class Report:
         """For JSON, which has no NaN: None in its place."""
         layers = [{k: _number(v) for k, v in asdict(b).items()} for b in self.books]
         diagnoses = [asdict(f) for f in self.diagnoses]
-        return {"ratio": _number(self.ratio), "findings": list(self.findings), "diagnoses": diagnoses, "layers": layers}
+        on = {"on": self.on} if self.on else {}
+        return {**on, "ratio": _number(self.ratio), "findings": list(self.findings), "diagnoses": diagnoses, "layers": layers}
 
     def table(self) -> Table:
         """One row per layer."""
@@ -61,7 +64,7 @@ class Report:
     def verdict(self) -> str:
         """Findings with their remedies, the worst first, or that there are none."""
         sums = "" if self.conserves else " (this explanation need not conserve it)"
-        lines = [f"Σ relevance ÷ Σ initial relevance: {self.ratio:.4g}{sums}"]
+        lines = [self.on] * bool(self.on) + [f"Σ relevance ÷ Σ initial relevance: {self.ratio:.4g}{sums}"]
         for f in self.diagnoses:
             lines += [f"• {f.severity}: {f.where}: {f.what}", f"    → {f.remedy}"]
         count = len(self.findings)
@@ -72,9 +75,12 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
-    """Explain once with diagnostics. Relevance that bias or ε takes is correct; it is a finding when it decides the sum."""
-    explanation = explainer.quietly(dict(feed))
+def examine(explainer: Explainer, feed: Mapping[str, np.ndarray], target: Sequence[int] | None = None, on: str = "") -> Report:
+    """Explain once with diagnostics. Relevance that bias or ε takes is correct; it is a finding when it decides the sum.
+
+    target: as for a call of the explainer. on: what the input is, for the report.
+    """
+    explanation = explainer.quietly(dict(feed), target)
     books = explanation.conservation
     with np.errstate(all="ignore"):
         initial = float(np.sum(explanation.initial, dtype=np.float64))
@@ -86,7 +92,7 @@ def examine(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Report:
         diagnoses.append(cause)
     diagnoses += diagnose(books, explanation.initial, worst, explainer.conserves)
     diagnoses.sort(key=lambda f: ("severe", "moderate", "note").index(f.severity))
-    return Report(books, ratio, tuple(diagnoses), initial, worst is not None or math.isnan(ratio))
+    return Report(books, ratio, tuple(diagnoses), initial, worst is not None or math.isnan(ratio), on)
 
 
 def not_finite_forward(explainer: Explainer, feed: Mapping[str, np.ndarray]) -> Finding | None:

@@ -109,7 +109,8 @@ def _name(composite: Any) -> str:
 def judge(task: Task, name: str, explainer: Explainer) -> Scores:
     """All metrics of one composite that need the model as it is."""
     explain = explaining(task, name, explainer)
-    for text in explainer.left_boxes({task.name: task.x}):
+    feed = {task.name: task.x}
+    for text in explainer.left_ranges(feed) + explainer.left_boxes(feed):
         warnings.warn(f"{name}: {text}", stacklevel=3)
     maps = explain(task.x)
     some = task.x[: task.settings.rows]

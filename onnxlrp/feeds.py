@@ -13,7 +13,7 @@ from .explanation import outside_text
 from .ranges import range_text
 from .validity import one_line
 
-__all__ = ["TYPES", "Feeds", "check_array"]
+__all__ = ["TYPES", "Feeds", "check_array", "known_classes", "lacks_batch"]
 
 Array = np.ndarray
 
@@ -75,8 +75,9 @@ class Feeds:
         value = np.atleast_1d(np.asarray(target))
         if value.dtype.kind not in "iu" or value.ndim != 1:
             raise InputError(f"target must be an integer or a sequence of integers, got {target!r}")
-        if value.min(initial=0) < -1 or (classes is not None and value.max(initial=0) >= classes):
-            raise InputError(f"target {target!r} is outside [-1, {classes if classes is not None else 'number of classes'})")
+        wrong = value[(value < -1) | (value >= (math.inf if classes is None else classes))]
+        if wrong.size:
+            raise InputError(f"target {wrong[0]}: {known_classes(classes)}")
         rows = next((len(v) for n, v in feed.items() if n in self.required and v.ndim), 1)
         if len(value) not in (1, rows) and not (rows == 1 and self.face.get("shared")):
             raise InputError(f"target has {len(value)} entries, the batch {rows} rows")
@@ -106,6 +107,23 @@ def _beyond(x: Array, low: float, high: float) -> int:
     return int(np.count_nonzero((x < low) | (x > high)))
 
 
+def known_classes(count: int | None) -> str:
+    """What a target may be, in words. count: of the classes, None where it is not known."""
+    if count is None:
+        return "classes count from 0 (-1: the largest output)"
+    return "the model has one class, 0" if count == 1 else f"the model has the classes 0 to {count - 1}"
+
+
+def lacks_batch(sizes: Sequence[int], shape: Sequence[Any]) -> bool:
+    """Whether an array of these sizes is one row of an input of this shape, without the first axis."""
+    row = list(shape[1:])
+    return (
+        len(shape) == len(sizes) + 1
+        and (shape[0] == 1 or not isinstance(shape[0], int))
+        and all(d == n or not isinstance(d, int) for d, n in zip(row, sizes, strict=True))
+    )
+
+
 def check_array(name: str, value: Any, declared: Any, gaps: bool = False) -> Array:
     """An array of the declared type and shape, without NaN unless the model fills such gaps. Raises InputError."""
     wanted = np.dtype(TYPES.get(declared.type, "O"))
@@ -129,7 +147,7 @@ def check_array(name: str, value: Any, declared: Any, gaps: bool = False) -> Arr
     if not fits:
         sizes = "×".join(str(d) if d is not None else "?" for d in shape)
         got = "×".join(map(str, array.shape)) or "a scalar"
-        hint = "; add the batch axis: x[None]" if len(shape) == array.ndim + 1 else ""
+        hint = "; add the batch axis: x[None]" if lacks_batch(array.shape, shape) else ""
         raise InputError(f"input '{name}' must have the shape {sizes}, got {got}{hint}")
     if array.ndim and not len(array) and shape[0] != 0:
         raise InputError(f"input '{name}' has no rows: there is nothing to explain")

@@ -47,6 +47,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)  # of inputs and outputs that are sequences, maps, ...
     kept: dict[str, str] = field(default_factory=dict)  # If, Loop, Scan that were not written out, and why
+    props: dict[str, str] = field(default_factory=dict)  # metadata_props of the model
 
     def scope(self, node: Any) -> str:
         """Module path that torch's newer exporter recorded for a node, or an empty string."""
@@ -177,7 +178,7 @@ def load(source: ModelSource, input_shapes: Mapping[str, Sequence[int | str]] | 
     for t in (t for g in levels(graph) for n in (g, *g.nodes) for t in (*n.inputs, *n.outputs)):
         if t.name in types or getattr(t, "type", "") == "optional_type":  # graphsurgeon cannot write these
             t.type, t.dtype, t.shape = "tensor_type", np.dtype(object) if t.name in types else None, None
-    return Source(graph, metadata, types=types)
+    return Source(graph, metadata, types=types, props={p.key: p.value for p in whole.metadata_props})
 
 
 def _load_external(model: onnx.ModelProto, folder: str) -> None:

@@ -10,23 +10,57 @@ import click
 
 from . import presets
 from .errors import CompositeError
+from .preprocessing import KEYS, pair
 from .starts import MAKERS, Start
 from .starts import parse as parse_start
 
-__all__ = ["BUILD", "HEAD", "MASKS", "POSITION", "RANGES", "RUN", "SESSION", "START", "given", "options_of"]
+__all__ = [
+    "BUILD",
+    "HEAD",
+    "LABELS",
+    "LAYERS",
+    "MAKE",
+    "MASKS",
+    "POSITION",
+    "PREPARE",
+    "RANGES",
+    "READ",
+    "ROW",
+    "RUN",
+    "SESSION",
+    "START",
+    "TARGET",
+    "TARGETS",
+    "given",
+    "options_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def composite(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """A preset as text, refused here with the names that there are."""
-    if value is not None:
-        try:
-            presets.parse(value)
-        except CompositeError as error:
-            known = f"; known are {', '.join(presets.PRESETS)}" if "is not a preset" in str(error) else ""
-            raise CompositeError(f"{error}{known}") from error
-    return value
+def composite(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """A preset as text, refused here where it is none, or not the only one."""
+    if len(values) > 1:
+        raise CompositeError(
+            f"--composite: one composite here, not {' and '.join(values)}; `onnxlrp report --compare A,B` and "
+            "`onnxlrp evaluate -c A,B` take several"
+        )
+    for value in values:
+        presets.parse(value)
+    return values[0] if values else None
+
+
+def one_class(_: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """The number of a class, or a name, which the labels will tell."""
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return value
+
+
+def classes(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int | str | None, ...]:
+    """As `one_class`, each."""
+    return tuple(one_class(context, param, value) for value in values)
 
 
 def literal(_: click.Context, param: click.Parameter, value: str | None) -> Any:
@@ -81,6 +115,14 @@ def numbers(_: click.Context, param: click.Parameter, value: str | None) -> tupl
         raise click.BadParameter(f"{value!r} is not a list of numbers", param=param) from error
 
 
+def size(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """`224` or `224x320` to (height, width)."""
+    try:
+        return None if value is None else pair(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH, such as 224x224", param=param) from error
+
+
 def options_of(*groups: list[Callable[[F], F]]) -> Callable[[F], F]:
     """Apply groups of click options."""
 
@@ -92,32 +134,62 @@ def options_of(*groups: list[Callable[[F], F]]) -> Callable[[F], F]:
     return apply
 
 
+READ: list[Callable[[F], F]] = [
+    click.option("--output", help="Model output to explain (default: the first)."),
+    click.option("--class-axis", type=int, help="Axis of the classes in the explained tensor."),
+    click.option("--canonize/--no-canonize", default=None, help="Fold batch norms and group patterns first (default: yes)."),
+    click.option("--input-shapes", multiple=True, callback=shapes, metavar="NAME=1,3,8,8", help="Fix an input's shape."),
+]
 HEAD: list[Callable[[F], F]] = [
     click.option(
         "--composite",
         "-c",
+        multiple=True,
         callback=composite,
-        help=f"Preset (default: epsilon_plus), also with arguments: 'epsilon_gamma_box(low=-3, high=3)'. "
-        f"Presets: {', '.join(presets.PRESETS)}.",
+        help=f"Preset (default: epsilon_plus), also with arguments: 'epsilon_gamma_box(low=-3, high=3)'. {presets.LISTED}.",
     ),
-    click.option("--output", help="Model output to explain (default: the first)."),
     click.option("--explain", multiple=True, metavar="TENSOR", help="Tensor to explain (default: every float input)."),
     click.option("--init", type=click.Choice(["logit", "one", "given"]), help="Initial relevance (default: logit)."),
-    click.option("--canonize/--no-canonize", default=None, help="Fold batch norms and group patterns first (default: yes)."),
-    click.option("--class-axis", type=int, help="Axis of the classes in the explained tensor."),
-    click.option("--input-shapes", multiple=True, callback=shapes, metavar="NAME=1,3,8,8", help="Fix an input's shape."),
+    *READ,
 ]
 POSITION: list[Callable[[F], F]] = [
     click.option("--position", callback=literal, help="Explain one position of the output: 3, or '(3, 4)'."),
 ]
-BUILD: list[Callable[[F], F]] = [
+LAYERS: list[Callable[[F], F]] = [
     click.option("--layers", multiple=True, metavar="LAYER", help="Layer (name, index) or tensor whose relevance to output."),
-    *POSITION,
-    click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),
+]
+MAKE: list[Callable[[F], F]] = [
     click.option("--bake/--no-bake", default=None, help="Store modified weights instead of computing them at load."),
     click.option("--optimize/--no-optimize", default=None, help="Speed up the backward part (default: yes)."),
-    click.option("--shared-forward", is_flag=True, default=None, help="Many targets or masks for one input row, one forward."),
     click.option("--precision", help="fp32 (default), or fp16: products in float16, for GPUs."),
+]
+BUILD: list[Callable[[F], F]] = [
+    *LAYERS,
+    *POSITION,
+    click.option("--checks/--no-checks", default=None, help="Add an output with diagnostics."),
+    *MAKE,
+    click.option("--shared-forward", is_flag=True, default=None, help="Many targets or masks for one input row, one forward."),
+]
+LABELS: list[Callable[[F], F]] = [
+    click.option(
+        "--labels", metavar="FILE|NAME,NAME", help="Names of the classes: a file by line, JSON (config.json) or a list."
+    ),
+]
+LARGEST = "(default, or -1: the largest output)"
+TARGETS: list[Callable[[F], F]] = [
+    click.option(
+        "--target", "-t", "classes", multiple=True, callback=classes, metavar="CLASS",
+        help=f"Class to explain, its number or name {LARGEST}; several: one per row.",
+    ),
+]  # fmt: skip
+TARGET: list[Callable[[F], F]] = [
+    click.option(
+        "--target", "-t", "classes", callback=one_class, metavar="CLASS",
+        help=f"Class to explain, its number or name {LARGEST}.",
+    ),
+]  # fmt: skip
+ROW: list[Callable[[F], F]] = [
+    click.option("--row", type=click.IntRange(0), help="Row of INPUT to explain alone, from 0 (default: all rows)."),
 ]
 MASKS: list[Callable[[F], F]] = [
     click.option("--conditions", multiple=True, metavar="LAYER", help="Layer or tensor that gets a mask input."),
@@ -136,13 +208,25 @@ SESSION: list[Callable[[F], F]] = [
     click.option("--provider", help="cpu (default), cuda, or an onnxruntime provider."),
     click.option("--threads", type=click.IntRange(0), default=0, help="Threads of onnxruntime (default: all)."),
 ]
+PREPARE: list[Callable[[F], F]] = [
+    click.option(
+        "--preprocess", metavar="FILE", type=click.Path(), help=f"YAML or JSON with {', '.join(KEYS)}; options here win."
+    ),
+    click.option(
+        "--input-size", callback=size, metavar="HxW", help="Pictures: stretched to this (default: what the model takes)."
+    ),
+    click.option("--resize", type=click.IntRange(1), help="Pictures: the shorter side made this long, then --crop."),
+    click.option("--crop", callback=size, metavar="HxW", help="Pictures: the middle cut out (default: what the model takes)."),
+    click.option("--scale", type=float, help="Pixels are divided by this (default: 255), values of arrays where it is given."),
+    click.option("--mean", callback=numbers, help="Subtracted after scaling, one value or one per channel."),
+    click.option("--std", callback=numbers, help="Divided by after --mean."),
+    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default=None, help="Pictures: layout of the model's input."),
+    click.option("--channels", type=click.Choice(["rgb", "bgr"]), default=None, help="Pictures: their order (default: rgb)."),
+]
 RUN: list[Callable[[F], F]] = [
     *SESSION,
     click.option("--batch-size", type=click.IntRange(1), help="Rows per run at most (default: as many as memory allows)."),
-    click.option("--scale", type=float, default=255.0, help="Pictures: pixels are divided by this (default: 255)."),
-    click.option("--mean", callback=numbers, help="Pictures: subtracted after scaling, one value or one per channel."),
-    click.option("--std", callback=numbers, help="Pictures: divided by after --mean."),
-    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default=None, help="Pictures: layout of the model's input."),
+    *PREPARE,
 ]
 START: list[Callable[[F], F]] = [
     click.option(

@@ -14,7 +14,7 @@ from .errors import InputError
 from .facts import Facts
 from .outputs import Interface
 
-__all__ = ["joined", "part_size", "parts", "rows_of"]
+__all__ = ["joined", "part_size", "parts", "row_bytes", "rows_of"]
 
 Array = np.ndarray
 SMALL = 2**26  # bytes: an estimate below it needs no look at the machine's memory
@@ -117,12 +117,18 @@ def part_size(facts: Mapping[str, Any], feed: Mapping[str, Array], axes: Mapping
 def _fitting(memory: Mapping[str, int], feed: Mapping[str, Array], axes: Mapping[str, Sequence[Any]], rows: int) -> int:
     if rows < 2:
         return 0
-    sizes = {d: n for name, a in feed.items() for d, n in zip(axes[name], a.shape, strict=False) if isinstance(d, str)}
-    used = FACTOR * sum(n * math.prod(sizes.get(d, 1) for d in key.split()) for key, n in memory.items())
+    used = row_bytes(memory, feed, axes)
     if used < SMALL:
         return 0
     free = free_memory()
     return 0 if free is None or used <= SHARE * free else max(1, int(rows * SHARE * free / used))
+
+
+def row_bytes(memory: Mapping[str, int], feed: Mapping[str, Array], axes: Mapping[str, Sequence[Any]]) -> int:
+    """Bytes that a run on these rows takes, about; 0 where the shapes do not tell."""
+    sizes = {d: n for name, a in feed.items() for d, n in zip(axes[name], a.shape, strict=False) if isinstance(d, str)}
+    count: int = sum(n * math.prod(sizes.get(d, 1) for d in key.split()) for key, n in memory.items())
+    return FACTOR * count
 
 
 def free_memory() -> int | None:

@@ -18,6 +18,7 @@ from .compile import compile as compile_model
 from .composites import CompositeLike
 from .errors import CompositeError, InputError, InvalidModel
 from .explanation import Books, Explanation, LayerBooks, Layers
+from .external import check_external
 from .feeds import TYPES, Feeds
 from .findings import diagnose, judgeable, off
 from .graph import ModelSource, read, read_whole
@@ -75,6 +76,7 @@ class Explainer:
         extra = [] if self._face["value"] else [self._face["initial"]]
         extra += [self._inner] if self._inner else []
         if proto is None and isinstance(model, (str, os.PathLike)) and not extra:
+            check_external(model)
             self.session = open_session(os.fspath(model), names, threads)
         else:
             stage = staged(read_whole(model) if proto is None else proto, extra)

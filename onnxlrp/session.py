@@ -21,7 +21,7 @@ from .graph import ModelSource, read_whole
 from .validity import one_line
 from .weights import weights_size, write_apart
 
-__all__ = ["keep", "metadata", "open_session", "providers_of", "run", "staged"]
+__all__ = ["keep", "metadata", "open_session", "providers_of", "run", "staged", "varint"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 APART = 2**26  # bytes of weights above which a model in memory goes to the runtime by way of a file
@@ -109,10 +109,10 @@ def metadata(source: ModelSource) -> dict[str, str]:
     found = {}
     try:
         with open(source, "rb") as file:
-            while (tag := _varint(file)) is not None:
+            while (tag := varint(file)) is not None:
                 kind, size = tag & 7, 0
                 if kind in (0, 2):
-                    size = _varint(file) or 0
+                    size = varint(file) or 0
                 if tag >> 3 == METADATA and kind == 2:
                     entry = onnx.StringStringEntryProto.FromString(file.read(size))
                     found[entry.key] = entry.value
@@ -125,7 +125,7 @@ def metadata(source: ModelSource) -> dict[str, str]:
     return found
 
 
-def _varint(file: BinaryIO) -> int | None:
+def varint(file: BinaryIO) -> int | None:
     """A protobuf number, seven bits a byte, least first; None at the end of the file."""
     value = 0
     for shift in range(0, 64, 7):

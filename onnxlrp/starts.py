@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from .errors import InputError
+from .feeds import known_classes
 from .head import MASK
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class Start:
             raise InputError(f"{self.text}: the explained output has no class axis; name one when compiling (class_axis=)")
         for k in self.classes:
             if not -1 <= k < y.shape[axis]:
-                raise InputError(f"{self.text}: class {k} is outside [-1, {y.shape[axis]})")
+                raise InputError(f"{self.text}: {known_classes(y.shape[axis])}, not {k}")
         c: Array = np.moveaxis(self.weigh(np.moveaxis(y, axis, -1)), -1, axis)
         return c
 
 
-StartLike = Start | Callable[[Array], Array]
+StartLike = Start | str | Callable[[Array], Array]  # text as for `parse`
 
 
 def target(k: int = -1) -> Start:
@@ -206,6 +207,7 @@ def _whole(name: str, k: Any) -> int:
 
 def initial(start: StartLike, y: Array, axis: int | None, derivative: bool) -> Array:
     """The array for `relevance_out`, float32, of y's shape. Raises InputError."""
+    start = parse(start) if isinstance(start, str) else start
     if not isinstance(start, Start):
         if not callable(start):
             raise InputError(f"start must come from onnxlrp.starts, or be a function of the output, got {start!r}")
@@ -242,7 +244,7 @@ def begin(explainer: Explainer, x: Any, start: StartLike | Sequence[StartLike]) 
         raise InputError(f"give either start= or '{seed}', not both")
     y = explainer.scores(feed)
     derivative = not explainer.conserves
-    if not isinstance(start, Sequence):
+    if isinstance(start, str) or not isinstance(start, Sequence):
         return {**feed, seed: _unpadded(initial(start, y, axis, derivative), feed, axis)}
     rows = len(y) if y.ndim and axis != 0 else 0
     if not start or rows not in (1, len(start)):

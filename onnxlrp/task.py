@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import metrics
 from .errors import InputError
-from .feeds import check_array
+from .feeds import check_array, known_classes
 from .graph import ModelSource, read_whole
-from .inputs import read_input
 from .run import Explainer
 from .session import open_session, staged
 from .validity import one_line
 
-__all__ = ["Settings", "Task", "in_parts", "read_samples", "task_of"]
+__all__ = ["Declared", "Settings", "Task", "in_parts", "task_of"]
 
 Array = np.ndarray
 PROBABILITIES = ("softmax", "sigmoid", "none")
@@ -103,7 +100,7 @@ def task_of(
             f"evaluate changes a float input (batch, ...); '{name}' is {declared.type} with {len(declared.shape)} axes"
         )
     fixed = declared.shape[0] if isinstance(declared.shape[0], int) else 0
-    loose = _Declared(declared.type, [None, *declared.shape[1:]])
+    loose = Declared(declared.type, [None, *declared.shape[1:]])
     x = check_array(name, data, loose)
     if x.min() == x.max():
         raise InputError("the samples are one and the same value everywhere: there is nothing to remove")
@@ -126,8 +123,8 @@ def task_of(
 
 
 @dataclass(frozen=True)
-class _Declared:
-    """An input as onnxruntime describes it, for any number of rows."""
+class Declared:
+    """An input as onnxruntime describes it."""
 
     type: str
     shape: list[Any] = field(default_factory=list)
@@ -178,8 +175,9 @@ def targets(target: Any, scores: Array) -> Array:
     value = np.asarray(target)
     if value.dtype.kind not in "iu" or value.ndim > 1 or value.size not in (1, rows):
         raise InputError(f"target must be one integer or {rows}, one for each sample; got {value.dtype} {value.shape}")
-    if value.min() < -1 or value.max() >= classes:
-        raise InputError(f"target is outside [-1, {classes})")
+    wrong = value[(value < -1) | (value >= classes)]
+    if wrong.size:
+        raise InputError(f"target {wrong.flat[0]}: {known_classes(classes)}")
     return np.asarray(np.where(value < 0, best, value))
 
 
@@ -202,27 +200,3 @@ _PROBABILITY: dict[str, Callable[[Array], Array]] = {
     "sigmoid": lambda scores: 0.5 + 0.5 * np.tanh(scores / 2),
     "none": lambda scores: scores,
 }
-
-
-# ------------------------------------------------------------------------------------------------------------ from files
-
-
-def read_samples(path: str) -> tuple[Array, Array | None]:
-    """Samples, and their targets where a .npz has an array `target`, from .npy or .npz. Raises InputError."""
-    if Path(path).suffix.lower() not in (".npy", ".npz"):
-        raise InputError(f"{path}: samples are an array (samples, ...) in .npy, or .npz with their classes in `target`")
-    held = _members(path)
-    names = [k for k in held if k != "target"]
-    if held and len(names) != 1:
-        raise InputError(f"{path} must hold one array of samples, and `target` if wanted; it has {', '.join(held)}")
-    key = names[0] if held else "samples"
-    found = read_input(path, dict.fromkeys([key, *(["target"] if "target" in held else [])]))
-    return found[key], found.get("target")
-
-
-def _members(path: str) -> list[str]:
-    """Names in a .npz; none of what is no archive, which reading it will tell."""
-    if not zipfile.is_zipfile(path):
-        return []
-    with zipfile.ZipFile(path) as archive:
-        return [n.removesuffix(".npy") for n in archive.namelist()]

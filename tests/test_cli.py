@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from onnxlrp import cli, inspect
+from onnxlrp import Explainer, cli, inspect, presets
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, DIGIT = MODELS / "digits_cnn.onnx", MODELS / "digit.png"
@@ -23,6 +25,13 @@ def onnxlrp(*arguments: object, cwd: Path | None = None) -> subprocess.Completed
     """Run `python -m onnxlrp`."""
     command = [sys.executable, "-m", "onnxlrp", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def said(*arguments: object) -> str:
+    """What a command prints that ends well and without a warning, run here."""
+    done = CliRunner().invoke(cli.cli, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def test_explain_picture_to_png_and_npz(tmp_path: Path) -> None:
@@ -48,10 +57,9 @@ def test_compile_then_explain(tmp_path: Path) -> None:
 
 
 def test_inspect_table_and_json() -> None:
-    done = onnxlrp("inspect", CNN, "-c", "epsilon_plus_flat")
-    assert done.returncode == 0
-    assert "FirstLayerTypeMap: Linear" in done.stdout
-    rows = json.loads(onnxlrp("inspect", CNN, "--json").stdout)["layers"]
+    done = said("inspect", CNN, "-c", "epsilon_plus_flat")
+    assert "FirstLayerTypeMap: Linear" in done
+    rows = json.loads(said("inspect", CNN, "--json"))["layers"]
     assert [r["index"] for r in rows] == list(range(9))
     assert rows[2]["op"] == "MaxPool"
 
@@ -84,10 +92,9 @@ def test_ranges_and_rows_per_run(tmp_path: Path) -> None:
 
 
 def test_ops_lists_operators() -> None:
-    done = onnxlrp("ops")
-    assert done.returncode == 0
-    assert "ConvTranspose" in done.stdout
-    assert {r["op"] for r in json.loads(onnxlrp("ops", "--json").stdout)} >= {"Conv", "Gemm", "Shape"}
+    done = said("ops")
+    assert "ConvTranspose" in done
+    assert {r["op"] for r in json.loads(said("ops", "--json"))} >= {"Conv", "Gemm", "Shape"}
 
 
 WRONG = {
@@ -107,7 +114,10 @@ WRONG = {
     "NaN input": (["explain", CNN, "nan.npy", "-o", "out.npz"], "NaN"),
     "pickled input": (["explain", CNN, "pickle.npy", "-o", "out.npz"], "pickle.npy"),
     "not an array": (["explain", CNN, "text.npy", "-o", "out.npz"], "text.npy"),
-    "target out of range": (["explain", CNN, DIGIT, "-t", "10", "-o", "out.npz"], "[-1, 10)"),
+    "target out of range": (
+        ["explain", CNN, DIGIT, "-t", "10", "-o", "out.npz"],
+        "target 10: the model has the classes 0 to 9",
+    ),
     "bad suffix": (["explain", CNN, DIGIT, "-o", "out.txt"], ".npz or .png"),
     "unknown provider": (["explain", CNN, DIGIT, "--provider", "quantum"], "quantum"),
     "unknown option": (["explain", CNN, DIGIT, "--colour"], "--colour"),
@@ -123,8 +133,14 @@ WRONG = {
     "range of nothing": (["check", CNN, "--input-range", "pixels=0,1"], "float inputs are image"),
     "two ranges, one name": (["check", CNN, "--input-range", "0,1", "--input-range", "image=0,1"], "lacks a name"),
     "no rows per run": (["explain", CNN, DIGIT, "--batch-size", "0"], "--batch-size"),
-    "empty composite": (["inspect", CNN, "-c", ""], "known are epsilon_gamma_box"),
-    "half a composite": (["inspect", CNN, "-c", "epsilon("], "known are epsilon_gamma_box"),
+    "empty composite": (["inspect", CNN, "-c", ""], "`onnxlrp presets` lists them"),
+    "composite twice": (["inspect", CNN, "-c", "flat", "-c", "zplus"], "one composite here, not flat and zplus"),
+    "composite twice, run": (["run", CNN, "wide.npy", "-o", "o.zarr", "-c", "flat", "-c", "zplus"], "one composite here"),
+    "more rows than it takes": (["explain", "fixed.onnx", "two.npy"], "the model takes 1 row at a time: `onnxlrp run`"),
+    "more rows to check": (["check", "fixed.onnx", "two.npy"], "explains all of them, --row N one"),
+    "no such row": (["explain", CNN, "two.npy", "--row", "2"], "row 2 does not exist: the input has 2 rows, 0 to 1"),
+    "row of nothing": (["check", CNN, "--row", "2"], "--row is for INPUT"),
+    "half a composite": (["inspect", CNN, "-c", "epsilon("], "`onnxlrp presets` lists them"),
     "no size": (["explain", CNN, DIGIT, "-o", "out.png", "--size", "0"], "--size"),
     "negative threads": (["explain", CNN, DIGIT, "--threads", "-1"], "--threads"),
     "colormap without a picture": (["explain", CNN, DIGIT, "-o", "out.npz", "--cmap", "bwr"], "-o heat.png"),
@@ -143,6 +159,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "text.npy").write_text("hello")
     for name in ("folder.onnx", "folder.png"):
         (path / name).mkdir()
+    model = onnx.load(CNN)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, path / "fixed.onnx")
+    np.save(path / "two.npy", np.zeros((2, 1, 8, 8), np.float32))
     np.save(path / "wide.npy", np.zeros((1, 1, 9, 9), np.float32))
     np.save(path / "nan.npy", np.full((1, 1, 8, 8), np.nan, np.float32))
     np.save(path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -150,15 +170,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_usage_is_one_line_and_exit_code_2(folder: Path, name: str) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments, text = WRONG[name]
     before = sorted(folder.iterdir())
-    done = onnxlrp(*arguments, cwd=folder)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert text in done.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["onnxlrp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    done = capsys.readouterr()
+    assert ended.value.code == 2, done
+    assert done.out == ""
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    assert text in done.err
     assert sorted(folder.iterdir()) == before
+
+
+def test_wrong_usage_of_the_program(folder: Path) -> None:
+    done = onnxlrp("explain", CNN, "nowhere.npy", cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "onnxlrp: nowhere.npy: no such file\n"
 
 
 def test_narrow_terminal_cuts_no_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,23 +237,79 @@ def test_explain_says_what_is_explained(tmp_path: Path) -> None:
     label = one_layer(tmp_path / "label.onnx", "MatMul", [4, 5], pick)
     np.save(tmp_path / "x.npy", np.random.default_rng(1).random((3, 1, 8, 8), np.float32))
     np.save(tmp_path / "v.npy", np.ones((2, 4), np.float32))
-    done = onnxlrp("explain", maps, tmp_path / "x.npy", "-o", tmp_path / "heat.png")
-    assert "composite epsilon_plus: ZPlus on convolutions" in done.stdout
-    assert "explains 64 positions of output y, class axis 1; --position" in done.stdout
-    assert "the picture shows row 0 of 3" in done.stdout
-    done = onnxlrp("explain", maps, tmp_path / "x.npy", "--position", "(3, 4)", "-t", 2)
-    assert "explains class 2 at position 3, 4 of output y" in done.stdout
-    done = onnxlrp("explain", label, tmp_path / "v.npy")
-    assert "of z, behind output y" in done.stdout
-    found = json.loads(onnxlrp("explain", maps, tmp_path / "x.npy", "--json").stdout)
+    done = said("explain", maps, tmp_path / "x.npy", "-o", tmp_path / "heat.png")
+    assert "composite epsilon_plus: ZPlus on convolutions" in done
+    assert "explains 64 positions of output y, class axis 1; --position" in done
+    assert "the picture shows row 0 of 3" in done
+    done = said("explain", maps, tmp_path / "x.npy", "--position", "(3, 4)", "-t", 2)
+    assert "explains class 2 at position 3, 4 of output y" in done
+    done = said("explain", label, tmp_path / "v.npy")
+    assert "of z, behind output y" in done
+    found = json.loads(said("explain", maps, tmp_path / "x.npy", "--json"))
     assert found["target"]["shape"] == [3, 8, 8]
     assert len(found["target"]["first"]) == 64
     assert len(found["ratio"]) == 3
 
 
-def test_help_lists_the_presets() -> None:
-    done = onnxlrp("explain", "--help")
-    assert "guided_backprop" in done.stdout
-    assert "--conditions" not in done.stdout
-    assert "--conditions" in onnxlrp("compile", "--help").stdout
-    assert "--checks" in onnxlrp("check", "--help").stdout
+def explained(*arguments: object) -> Any:
+    return json.loads(said("explain", *arguments, "--json"))
+
+
+def test_a_sample_without_the_batch_axis(tmp_path: Path) -> None:
+    x = np.load(MODELS / "digit.npy")
+    np.save(tmp_path / "one.npy", x[0])
+    np.savez(tmp_path / "one.npz", image=x[0])
+    np.save(tmp_path / "flat.npy", x.reshape(64))
+    dense = one_layer(tmp_path / "dense.onnx", "MatMul", [64, 5])
+    wanted = explained(CNN, MODELS / "digit.npy")
+    assert explained(CNN, tmp_path / "one.npy") == explained(CNN, tmp_path / "one.npz") == wanted
+    np.save(tmp_path / "batch.npy", x.reshape(1, 64))
+    more = ("--class-axis", 1)
+    assert explained(dense, tmp_path / "flat.npy", *more) == explained(dense, tmp_path / "batch.npy", *more)
+    assert "nothing is off" in said("check", CNN, tmp_path / "one.npy")
+    assert "explains class 3" in said("report", CNN, tmp_path / "one.npy", "-o", tmp_path / "r.html")
+
+
+def test_one_row_of_many(tmp_path: Path) -> None:
+    """--row explains that row alone, also where the model takes one at a time."""
+    model = onnx.load(CNN)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "fixed.onnx")
+    x = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
+    np.save(tmp_path / "five.npy", x)
+    wanted = Explainer(CNN)(x)
+    for place in (CNN, tmp_path / "fixed.onnx"):
+        shown = said("explain", place, tmp_path / "five.npy", "--row", 3, "-o", tmp_path / "o.npz")
+        assert shown.startswith("input five.npy: row 3 of 5\n")
+        with np.load(tmp_path / "o.npz") as saved:
+            np.testing.assert_allclose(saved["relevance.image"], wanted.relevance[3:4], rtol=0, atol=1e-5)
+    found = json.loads(said("check", CNN, tmp_path / "five.npy", "--row", 3, "--json"))
+    assert found["on"] == "input five.npy: row 3 of 5"
+    assert found["ratio"] == pytest.approx(wanted.ratio[3], abs=1e-5)
+
+
+def test_what_was_done_to_the_picture_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photo.png")
+    done = "30 × 20 (width × height) stretched to 8 × 8, made grey, pixels ÷ 255, no mean or std (--mean, --std)"
+    assert said("explain", CNN, tmp_path / "photo.png").splitlines()[0] == f"input photo.png: {done}"
+    scaled = explained(CNN, MODELS / "digit.npy", "--scale", "0.5")
+    assert scaled["input"] == "digit.npy: values ÷ 0.5, no mean or std (--mean, --std)"
+    assert "input" not in explained(CNN, MODELS / "digit.npy")
+
+
+def test_presets_are_listed_with_what_they_are_for() -> None:
+    found = json.loads(said("presets", "--json"))
+    assert [row["preset"] for row in found] == list(presets.PRESETS)
+    for row in found:
+        assert row["for"], row
+        assert any(row["preset"] in line and row["for"] in line for line in said("presets").splitlines())
+
+
+def test_help_names_the_command_that_lists_the_presets() -> None:
+    done = said("explain", "--help")
+    assert "`onnxlrp presets` lists them" in " ".join(done.split())
+    assert "guided_backprop" not in done
+    assert "(default, or -1: the largest output)" in " ".join(done.split())
+    assert "--conditions" not in done
+    assert "--conditions" in said("compile", "--help")
+    assert "--checks" in said("check", "--help")

@@ -248,3 +248,14 @@ def test_the_report_is_printed_and_decides_the_exit_code(tmp_path: Path) -> None
     found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
     assert [set(f) for f in found["diagnoses"]] == [{"where", "what", "remedy", "severity"}] * 2
     assert len(found["findings"]) == 2
+
+
+def test_check_of_a_class_and_of_random_input(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", DIGIT)
+    for target, words in ((5, ["-t", "5"]), (3, []), (3, ["-t", "-1"])):
+        done = CliRunner().invoke(cli, ["check", str(CNN), str(tmp_path / "x.npy"), "--json", *words])
+        assert json.loads(done.output)["ratio"] == pytest.approx(Explainer(CNN).quietly(DIGIT, target).ratio[0], rel=1e-5)
+        assert "on" not in json.loads(done.output)
+    said = "on random input (give INPUT for a real one)"
+    assert said in CliRunner().invoke(cli, ["check", str(CNN)]).output.splitlines()
+    assert json.loads(CliRunner().invoke(cli, ["check", str(CNN), "--json"]).output)["on"] == said

@@ -365,7 +365,7 @@ def test_zbox_bounds_that_do_not_fit_the_input() -> None:
     ("name", "parts"),
     [
         ("epsilon_plas", ("unknown preset 'epsilon_plas'", "did you mean 'epsilon_plus'?")),
-        ("qqqq", ("unknown preset 'qqqq'", "known are", "epsilon_plus_flat")),
+        ("qqqq", ("unknown preset 'qqqq'", "`onnxlrp presets` lists them")),
         ("epsilon_gamma_box(lo=1)", ("epsilon_gamma_box(lo=1)", "'lo'")),
         ("epsilon_plus(3)", ("epsilon_plus(3)", "argument")),
         ("epsilon(", ("'epsilon('", "name(argument=value, ...)")),

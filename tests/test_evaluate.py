@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,14 @@ import onnx
 import pytest
 from models_for_tests import data, near, net, run, small, weight
 from onnx import numpy_helper
+from PIL import Image
 
 from onnxlrp import Composite, CompositeError, Epsilon, Error, Explainer, InputError, InvalidModel, compile, metrics
 from onnxlrp.evaluate import Settings, evaluate
+from onnxlrp.preprocessing import Preprocessing
 from onnxlrp.randomize import randomized, weighted
-from onnxlrp.task import read_samples
+from onnxlrp.samples import float_input, read_samples
+from onnxlrp.task import Declared
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN = str(MODELS / "digits_cnn.onnx")
@@ -334,6 +338,29 @@ def test_command_line(tmp_path: Path) -> None:
         near(a["curves"]["insertion"], b["curves"]["insertion"])
 
 
+def test_options_of_reading_the_model(tmp_path: Path) -> None:
+    """They reach the compiler: fixed rows change no number, folding does, a range that is left is named."""
+    np.save(tmp_path / "x.npy", digits(3))
+    quick = ["-c", "zplus", "--noise", 0, "--randomize", "none", "--steps", 8, "--json"]
+    plain = command(CNN, tmp_path / "x.npy", *quick)
+    fixed = command(CNN, tmp_path / "x.npy", *quick, "--input-shapes", "image=2,1,8,8", "--input-range", "0,1")
+    assert (plain.stderr, fixed.stderr) == ("", "")
+    a, b = (json.loads(done.stdout)["ranking"][0]["curves"]["insertion"] for done in (plain, fixed))
+    near(a, b, 1e-5)
+    factors: dict[str, Any] = {"s": np.float32([2, -1]), "t": np.float32([1, 2]), "m": data(2), "v": np.float32([1, 4])}
+    body = "h = Conv(x, k)  n = BatchNormalization(h, s, t, m, v)  r = Relu(n)  f = Flatten(r)  y = Gemm(f, u)"
+    model = net(body, "float[N,1,8,8] x", k=weight(2, 1, 3, 3), u=weight(72, 4), **factors)
+    onnx.save(model, tmp_path / "norm.onnx")
+    whole = [command(tmp_path / "norm.onnx", tmp_path / "x.npy", *quick, *more) for more in ((), ("--no-canonize",))]
+    c, d = (json.loads(done.stdout)["ranking"][0]["curves"]["insertion"] for done in whole)
+    assert np.abs(np.subtract(c, d)).max() > 1e-3  # a batch norm that is not folded has a rule of its own
+    left = command(CNN, tmp_path / "x.npy", *quick, "--input-range", "0,0.5")
+    assert re.search(r"zplus: input 'image': \d+ values lie outside the range \[0, 0.5\]", left.stderr)
+    wrong = command(CNN, tmp_path / "x.npy", *quick, "--input-shapes", "image=2,1,9,9")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -341,7 +368,7 @@ def test_command_line(tmp_path: Path) -> None:
         (["-c", "epsilon", "--baseline", "blur"], "'blur' is not a number, mean or uniform"),
         (["-c", "epsilon", "--plot", "curves.txt"], "plots are written as .png, .pdf, .svg"),
         (["-c", "epsilon", "--radius", "-1"], "radius must be a positive number"),
-        (["-c", "epsilon", "-t", "10"], "target is outside [-1, 10)"),
+        (["-c", "epsilon", "-t", "10"], "target 10: the model has the classes 0 to 9"),
         ([], "--composites"),
     ],
 )
@@ -362,7 +389,7 @@ WRONG: dict[str, tuple[Any, type[Error], str]] = {
     "a shape": (lambda: evaluate(linear(), data(2, 5), ["epsilon"]), InputError, "must have the shape"),
     "nothing": (lambda: evaluate(linear(), np.zeros((2, 6)), ["epsilon"]), InputError, "nothing to remove"),
     "targets": (lambda: evaluate(linear(), data(2, 6), ["epsilon"], [0, 1, 2]), InputError, "one integer or 2"),
-    "a target": (lambda: evaluate(linear(), data(2, 6), ["epsilon"], 3), InputError, "outside [-1, 3)"),
+    "a target": (lambda: evaluate(linear(), data(2, 6), ["epsilon"], 3), InputError, "3: the model has the classes 0 to 2"),
     "a baseline": (lambda: evaluate(linear(), data(2, 6), ["epsilon"], settings=Settings(baseline="blur")), InputError,
                    "a number, mean or uniform"),
     "a region": (lambda: Settings(region=0), InputError, "region must be a whole number, at least 1"),
@@ -390,19 +417,73 @@ def test_wrong_input_is_one_clear_line(what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+INPUT = {"pixels": Declared("tensor(float)", ["N", 6])}
+
+
 def test_samples_from_files(tmp_path: Path) -> None:
     x, target = data(2, 6), np.array([1, 0])
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "alone.npz", x=x)
-    np.savez(tmp_path / "both.npz", pixels=x, target=target)
+    np.savez(tmp_path / "both.npz", x=x, target=target)
     np.savez(tmp_path / "three.npz", a=x, b=x, target=target)
     for name, held in (("x.npy", None), ("alone.npz", None), ("both.npz", target)):
-        found = read_samples(str(tmp_path / name))
-        np.testing.assert_array_equal(found[0], x)
-        assert (found[1] is None) == (held is None)
-    assert held is not None
+        found = read_samples(str(tmp_path / name), INPUT, Preprocessing(), 10)
+        np.testing.assert_array_equal(found.x, x)
+        assert found.notes == []
+        if held is None:
+            assert found.target is None
+        else:
+            np.testing.assert_array_equal(found.target, held)
     (tmp_path / "torn.npz").write_bytes((tmp_path / "both.npz").read_bytes()[:300])
-    for name, expected in (("three.npz", "one array"), ("x.png", "samples are an array"), ("torn.npz", "torn.npz"),
+    (tmp_path / "x.png").write_bytes(b"")
+    for name, expected in (("three.npz", "no array called 'pixels'"), ("x.png", "is one picture"), ("torn.npz", "torn.npz"),
                            ("none.npy", "no such file")):  # fmt: skip
         with pytest.raises(InputError, match=expected):
-            read_samples(str(tmp_path / name))
+            read_samples(str(tmp_path / name), INPUT, Preprocessing(), 10)
+
+
+def test_the_input_that_samples_are_read_for() -> None:
+    assert float_input(linear()) == {"x": Declared("tensor(float)", ["N", 6])}
+    assert float_input(linear(), {"x": [2, 6]}) == {"x": Declared("tensor(float)", [2, 6])}
+    with pytest.raises(InputError, match="the model has several: x, z"):
+        float_input(net("y = Add(x, z)", "float[N,4] x, float[N,4] z"))
+
+
+def test_samples_are_spread_evenly_and_bad_rows_left_out(tmp_path: Path) -> None:
+    x, target = data(20, 6), np.arange(20) % 3
+    x[[5, 10], 2] = np.nan
+    np.savez(tmp_path / "x.npz", x=x, target=target)
+    some = read_samples(str(tmp_path / "x.npz"), INPUT, Preprocessing(scale=2), 4)  # rows 0, 5, 10, 15
+    np.testing.assert_array_equal(some.x, x[[0, 15]] / np.float32(2))
+    np.testing.assert_array_equal(some.target, target[[0, 15]])
+    assert some.notes == [
+        "4 of 20 rows, evenly spread; --samples takes more",
+        "2 of 4 rows could not be read and are left out; the first: 5: input 'pixels' has 1 value(s) that are NaN or infinite",
+    ]
+    every = read_samples(str(tmp_path / "x.npz"), INPUT, Preprocessing(), 20)
+    np.testing.assert_array_equal(every.x, np.delete(x, [5, 10], 0))
+    np.save(tmp_path / "bad.npy", np.full((3, 6), np.nan, np.float32))
+    with pytest.raises(InputError, match="no row can be read; the first: 0: input 'pixels'"):
+        read_samples(str(tmp_path / "bad.npy"), INPUT, Preprocessing(), 10)
+
+
+def test_a_folder_of_pictures_is_evaluated_as_its_arrays(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)
+    for i, grey in enumerate(pixels):
+        Image.fromarray(grey).save(tmp_path / "d" / f"{i}.png")
+    (tmp_path / "d" / "broken.png").write_bytes(b"none")
+    np.save(tmp_path / "x.npy", (pixels[:, None] / np.float32(255) - np.float32(0.5)) / np.float32(0.25))
+    quick = ["-c", "epsilon", "-c", "flat", "--noise", 0, "--steps", 8, "--resamples", 20, "--randomize", "none"]
+    folder = command(CNN, tmp_path / "d", *quick, "--mean", "0.5", "--std", "0.25", "--json")
+    assert folder.stderr.startswith("1 of 4 rows could not be read and are left out; the first: broken.png")
+    assert folder.stderr.count("\n") == 1
+    array = command(CNN, tmp_path / "x.npy", *quick, "--json")
+    a, b = (json.loads(done.stdout)["ranking"] for done in (folder, array))
+    assert sorted(r["composite"] for r in a) == ["epsilon", "flat", "random"]
+    near([r["curves"]["morf"] for r in a], [r["curves"]["morf"] for r in b], 1e-5)
+    shown = command(CNN, tmp_path / "x.npy", *quick, "--samples", 2)
+    assert "2 samples;" in shown.stdout
+    assert shown.stderr == "2 of 3 rows, evenly spread; --samples takes more\n"
+    for word in ("MoRF ↑, LeRF ↓: how far", "gap ↑: MoRF − LeRF", "deletion ↓:", "insertion ↑:", "ρ: its rank correlation"):
+        assert word in shown.stdout

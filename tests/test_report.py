@@ -7,7 +7,6 @@ import html
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -27,11 +26,11 @@ from onnxlrp.heatmap import heatmap
 from onnxlrp.inputs import Preprocessing
 from onnxlrp.report import Entry, View, chosen_layers, judge, render
 from onnxlrp.report.command import composites
+from tests.browser import CHROMIUM, FLAGS
 from tests.models_for_tests import data, net, run, weight
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, DIGIT = MODELS / "digits_cnn.onnx", MODELS / "digit.npy"
-CHROMIUM = shutil.which("chromium")
 VOID = {"meta", "link", "input", "img", "wbr"}
 
 
@@ -253,7 +252,7 @@ def test_table_has_signed_bars_by_name_strongest_first() -> None:
     assert values(mine)[:18] == [float(v) for i in order for v in (x[i], r[i])]
     assert re.findall('<rect class="(for|against)"', mine) == ["for" if r[i] > 0 else "against" for i in order]
     assert re.findall(r'<th scope="row">(f\d)</th>', section(page, "composites")) == [names[i] for i in order] * 2
-    assert "the first of 2 is shown" in page
+    assert "row 0 of 2 is shown" in page
     accessible(page)
     with pytest.raises(InputError, match="2 names for the 9 features of 'x'"):
         render(explainer, e, view=View(names=["a", "b"]))
@@ -304,8 +303,78 @@ def test_text_shows_its_tokens() -> None:
     r = text.relevance_per_token(e, (1, 3))[0]
     titles = [a["title"] for a, _ in accessible(page).all("span") if "title" in a]
     assert titles == [f"{t.name}: {n:+.4g}" for t, n in zip(tokens, r, strict=True)] * 3
+    rows = re.findall(r'<td class="num">(\d)</td><th scope="row"(?: class=special)?>(.*?)</th>', section(page, "relevance"))
+    order = np.argsort(-np.abs(r))
+    assert rows == [(str(i), html.escape(tokens[i].name)) for i in order]
+    assert values(section(page, "relevance"))[-3:] == [float(r[i]) for i in order]
     unread = render(explainer, e)  # ids without a tokenizer: a bar a position
     assert sorted(values(section(unread, "relevance"))[:3]) == sorted(float(n) for n in r)
+
+
+def test_padding_is_no_token_of_the_table() -> None:
+    table = data(6, 4, seed=1)
+    model = net("e = Gather(table, ids)\nh = ReduceMean<keepdims=0>(e, one)\ny = MatMul(h, v)", "int64[N,T] ids",
+                "float[N,3] y", table=table, v=weight(4, 3), one=np.array([1]))  # fmt: skip
+    explainer = Explainer(model, "epsilon", checks=True)
+    tokens = [text.Token("a", "a"), text.Token("[PAD]", "[PAD]", " ", special=True, padding=True)]
+    page = section(render(explainer, explainer.quietly(np.array([[1, 0]])), view=View(tokens=tokens)), "relevance")
+    assert re.findall(r'<td class="num">(\d)</td><th scope="row">(.*?)</th>', page) == [("0", "a")]
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_row_of_a_batch_is_shown_as_if_alone(row: int) -> None:
+    """But for the books, which are those of all rows."""
+    x = np.concatenate([np.load(DIGIT), data(2, 1, 8, 8, seed=5) ** 2]).astype(np.float32)
+
+    def page(batch: np.ndarray, at: int) -> str:
+        explainer = Explainer(CNN, "lrp_zero", layers=["pool"], checks=True)
+        e = explainer.quietly(batch, [3, 5, 1][row] if len(batch) == 1 else [3, 5, 1])
+        score = judge(CNN, explainer, e, row=at)
+        other = Explainer(CNN, "gradient_x_input").quietly(e.inputs)
+        return render(explainer, e, compare=[Entry.of(explainer, e, score=score), Entry.of(explainer, other, "b", score)],
+                      view=View(row=at))  # fmt: skip
+
+    many, alone = page(x, row), page(x[row : row + 1], 0)
+    for key in ("relevance", "composites", "layers"):
+        found, wanted = values(section(many, key)), values(section(alone, key))
+        assert len(found) == len(wanted) > 0
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(values(many)[0], values(alone)[0], rtol=1e-4)
+    assert f"row {row} of 3 is shown" in many
+    assert "is shown" not in alone
+    for one, two in zip(Page(many).all("img"), Page(alone).all("img"), strict=True):
+        assert np.abs(picture(one[0]["src"]).astype(int) - picture(two[0]["src"])).max() <= 1
+    heads = [Page(p).all("p", class_="lead")[0][1] for p in (many, alone)]
+    assert heads[0] == heads[1]
+    assert f"class {[3, 5, 1][row]} of" in heads[0]
+
+
+@pytest.mark.parametrize(("size", "axis"), [(5, None), (5, 0), (3, 0)])
+def test_without_a_batch_all_of_the_input_is_shown(size: int, axis: int | None) -> None:
+    body = "r = Unsqueeze(x, ax)\nm = MatMul(r, w)\ny = Squeeze(m, ax)"
+    model = net(body, f"float[{size}] x", "float[3] y", w=weight(size, 3), ax=np.array([0]))
+    explainer = Explainer(model, "lrp_zero", checks=True, class_axis=axis)
+    e = explainer.quietly(data(size))
+    page = render(explainer, e)
+    r = e.relevance.astype(float)
+    order = np.argsort(-np.abs(r))
+    assert values(section(page, "relevance"))[1::2] == [float(r[i]) for i in order]
+    with pytest.raises(InputError, match="row 1 does not exist: the input has 1 row, only row 0"):
+        render(explainer, e, view=View(row=1))
+
+
+def test_classes_have_the_names_that_were_given(digit: Any) -> None:
+    explainer, e, _, _ = digit
+    labels = [*HOSTILE, "<i>three</i>", *"456789"]
+    page = render(explainer, e, view=View(labels=labels))
+    found = accessible(page)
+    order = np.argsort(-e.output[0])[:5]
+    heads = [
+        said for _, said in Page(section(page, "relevance").split("<table>")[1].split("</table>")[0]).all("th", scope="row")
+    ]
+    assert heads == [f"{labels[i]} ({i})" for i in order]
+    assert found.all("p", class_="lead")[0][1].startswith("Why “<i>three</i>” (class 3) of output logits: ")
+    assert not found.all("i")
 
 
 def test_not_finite_is_said() -> None:
@@ -359,6 +428,40 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_command_takes_one_row_where_the_model_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fixed batch axis of 1: the row is cut out before the run, and it is that row."""
+    model = onnx.load(CNN)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "fixed.onnx")
+    x = np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "r.html"
+    wanted = Explainer(CNN, "epsilon").quietly(x)
+    for row in (0, 2):
+        more = ["--row", row] if row else []
+        assert command(monkeypatch, tmp_path / "fixed.onnx", tmp_path / "x.npy", "-o", out, "-c", "epsilon", *more) == 0
+        said = capsys.readouterr().out
+        assert said.splitlines()[0] == f"input x.npy: row {row} of 4"
+        assert f"explains class {wanted.target[row]} of output logits: {wanted.initial[row].sum():.4f}" in said
+        page = out.read_text("utf-8")
+        assert f"<dd>x.npy: row {row} of 4</dd>" in page
+        assert values(page.split('id="ratio">')[1])[0] == pytest.approx(wanted.ratio[row], abs=1e-4)
+    assert command(monkeypatch, tmp_path / "fixed.onnx", tmp_path / "x.npy", "-o", out, "--row", 4) == 2
+    assert "row 4 does not exist: the input has 4 rows, 0 to 3" in capsys.readouterr().err
+
+
+def test_command_says_what_was_done_to_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.html"
+    assert command(monkeypatch, CNN, MODELS / "digit.png", "-o", out, "--mean", "0.5") == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.endswith("pixels ÷ 255, − mean (0.5), no std (--std)")
+    assert f"<dd>{said.removeprefix('input ')}</dd>" in out.read_text("utf-8")
+
+
 def test_command_explains_one_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(net("y = Conv<pads=[1,1,1,1]>(x, w)", y="float[N,4,6,5] y", w=weight(4, 3, 3, 3)), tmp_path / "s.onnx")
     np.save(tmp_path / "x.npy", data(1, 3, 6, 5))
@@ -394,6 +497,9 @@ BAD: dict[str, tuple[object, ...]] = {
     "'no_layer'": (CNN, DIGIT, "-o", "r.html", "--layers", "no_layer"),
     "target 12": (CNN, DIGIT, "-o", "r.html", "-t", "12"),
     "3 names for the 64 features": (CNN, DIGIT, "-o", "r.html", "--names", "a,b,c"),
+    "row 1 does not exist: the input has 1 row": (CNN, DIGIT, "-o", "r.html", "--row", "1"),
+    "-1 is not in the range x>=0": (CNN, DIGIT, "-o", "r.html", "--row", "-1"),
+    "2 names, but the model has 10 classes": (CNN, DIGIT, "-o", "r.html", "--labels", "a,b"),
     "--names is for": (CNN, DIGIT, "-o", "r.html", "--names", "a,b,c", "--kind", "image"),
 }
 
@@ -445,9 +551,9 @@ def browse(page: str, folder: Path, width: int) -> tuple[dict[str, Any], str]:
     file = folder / "driver.html"
     frame = f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{html.escape(page)}"></iframe>'
     file.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{frame}{DRIVER}", "utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --enable-logging=stderr"
-    command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000"]
-    done = subprocess.run([*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000"]
+    log = "--enable-logging=stderr"
+    done = subprocess.run([*command, log, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     title = html.unescape(done.stdout.split("<title>")[1].split("</title>")[0])
     return json.loads(title), "\n".join(line for line in done.stderr.split("\n") if "CONSOLE" in line)
 

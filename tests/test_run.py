@@ -99,6 +99,7 @@ BAD_INPUTS = {
     "infinite": (np.full((1, 1, 8, 8), np.inf, np.float32), "infinite"),
     "shape": (np.zeros((1, 1, 9, 8), np.float32), "must have the shape"),
     "no batch axis": (np.zeros((1, 8, 8), np.float32), r"x\[None\]"),
+    "no batch axis, another size": (np.zeros((1, 7, 8), np.float32), "got 1×7×8$"),
     "unknown name": ({"pixels": DIGIT}, "no input called 'pixels'"),
     "missing": ({}, "'image' is missing"),
     "no rows": (np.zeros((0, 1, 8, 8), np.float32), "no rows"),
@@ -121,6 +122,11 @@ def test_bad_input_is_named(explainer: Explainer, name: str) -> None:
 def test_bad_target_is_named(explainer: Explainer, target: object) -> None:
     with pytest.raises(InputError, match="target"):
         explainer(DIGIT, target=target)  # type: ignore[arg-type]
+
+
+def test_a_target_out_of_range_names_the_classes(explainer: Explainer) -> None:
+    with pytest.raises(InputError, match=r"^target 10: the model has the classes 0 to 9$"):
+        explainer(np.repeat(DIGIT, 2, 0), target=[3, 10])
 
 
 def test_float64_and_integers_are_taken(explainer: Explainer) -> None:

@@ -154,14 +154,15 @@ def test_errors_are_one_line() -> None:
     assert "compiled with init='given'; this one has init='logit'" in raised(
         explainer=Explainer(small(), "epsilon"), start=starts.top(1)
     )
-    assert raised(start=starts.contrast(1, 9)) == "contrast(1, 9): class 9 is outside [-1, 4)"
-    assert raised(start=starts.target(-2)) == "target(-2): class -2 is outside [-1, 4)"
+    assert raised(start=starts.contrast(1, 9)) == "contrast(1, 9): the model has the classes 0 to 3, not 9"
+    assert raised(start=starts.target(-2)) == "target(-2): the model has the classes 0 to 3, not -2"
     assert raised(start=starts.top(5)) == "top(5): the output has 4 classes"
     assert "start has 2 entries, the batch 3 rows" in raised(start=[starts.top(1)] * 2)
     assert "start has 0 entries" in raised(start=[])
     assert "must return numbers of the shape (3, 4)" in raised(start=lambda y: y[:, :2])
     assert "shape (3,) does not fit the output's, (3, 4)" in raised(start=starts.reference(np.arange(3)))
-    assert "got 'top:1'" in raised(start=["top:1"] * 3)
+    assert "start 'top' is none of" in raised(start=["top"] * 3)
+    assert "got 4" in raised(start=[starts.top(1), starts.top(1), 4])
     assert "got 3" in raised(start=3)
     assert "start= or 'relevance_out', not both" in raised(x={"x": X, "relevance_out": X}, start=starts.top(1))
     assert "takes no target" in raised(start=starts.top(1), target=2)
@@ -281,7 +282,7 @@ def test_region_starts_at_one_class_there(options: dict[str, Any], inside: Any) 
         (lambda: starts.region(1, point=("a", 1)), "positions are integers"),
         (lambda: starts.region(1, mask=np.ones((4, 4))), "does not fit"),
         (lambda: starts.region(1, mask=np.zeros((6, 5))), "no position"),
-        (lambda: starts.region(4, point=(0, 0)), r"class 4 is outside \[-1, 4\)"),
+        (lambda: starts.region(4, point=(0, 0)), "the model has the classes 0 to 3, not 4"),
     ],
 )
 def test_regions_that_are_none(make: Callable[[], starts.Start], text: str) -> None:
@@ -291,3 +292,13 @@ def test_regions_that_are_none(make: Callable[[], starts.Start], text: str) -> N
 
 def test_region_as_text() -> None:
     assert starts.parse("region:1,(0,0,3,3)").text == "region(1, box=(0, 0, 3, 3))"
+
+
+def test_text_is_a_start_as_on_the_command_line() -> None:
+    explainer = Explainer(CNN, init="given")
+    x = np.load(DIGIT)
+    made = explainer(x, start=starts.contrast(3, 8))
+    np.testing.assert_array_equal(explainer(x, start="contrast:3,8").relevance, made.relevance)
+    np.testing.assert_array_equal(explainer(x, start=["contrast:3,8", starts.top(2)]).relevance[:1], made.relevance)
+    with pytest.raises(InputError, match="'constrast:3' is none of"):
+        explainer(x, start="constrast:3")

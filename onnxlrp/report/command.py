@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import numpy as np
 
 from .. import presets, text
 from ..compile import inspect
 from ..errors import CompositeError, InputError
 from ..explanation import Explanation, writable
-from ..inputs import Preprocessing
+from ..options import TARGET, given
 from ..pictures.options import names
+from ..prepare import Prepared, numbered, opened, prepare
+from ..preprocessing import Preprocessing, preprocessing_of
 from ..run import Explainer
 from ..session import metadata
-from ..wording import explained
+from ..wording import explained, labels_for, names_before
 from .faithful import judge
 from .maps import KINDS, View
 from .page import Entry, chosen_layers, render
+from .rows import one_row
 
 __all__ = ["PAGE", "composites", "write"]
 
@@ -50,7 +53,7 @@ PAGE: list[Callable[[F], F]] = [
     click.option("--text", "line", help="Text to explain, in the place of INPUT."),
     click.option("--tokenizer", type=click.Path(), help="The tokenizer.json of --text (needs onnxlrp[text])."),
     click.option("-o", "--out", "target", required=True, type=click.Path(), help="The .html file to write."),
-    click.option("--target", "-t", "classes", type=int, help="Class to explain (default: the largest output)."),
+    *TARGET,
     click.option(
         "--compare",
         callback=compared,
@@ -62,6 +65,7 @@ PAGE: list[Callable[[F], F]] = [
     ),
     click.option("--kind", type=click.Choice(KINDS), help="What the input is (default: told from its shape)."),
     click.option("--names", callback=names, metavar="NAME,NAME|FILE", help="Names of a table's features; a file: by line."),
+    click.option("--row", type=click.IntRange(0), help="Row of INPUT to show (default: 0)."),
 ]
 HEAD = ("composite", "output", "explain", "init", "canonize", "class_axis", "input_shapes")
 
@@ -70,36 +74,38 @@ def write(
     model: str,
     data: str | None,
     options: dict[str, Any],
-    prepare: Callable[[str, str, dict[str, Any]], tuple[Explainer, dict[str, np.ndarray]]],
-    opened: Callable[[str, dict[str, Any]], Explainer],
-    given: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> str:
-    """Write the page of an input file, or of options' text; says what it did.
-
-    prepare, opened, given: of the command line, an explainer with its input, one alone, the options that were given.
-    """
+    """Write the page of an input file, or of options' text; says what it did."""
     target, line, tokenizer, compare = (options.pop(k) for k in ("target", "line", "tokenizer", "compare"))
-    classes, kind, names = (options.pop(k) for k in ("classes", "kind", "names"))
+    classes, kind, names, labels, row = (options.pop(k) for k in ("classes", "kind", "names", "labels", "row"))
     if (line is None) == (data is None) or (line is None) != (tokenizer is None):
         raise click.UsageError("give either INPUT, a file, or --text together with --tokenizer")
     if Path(target).suffix != ".html":
         raise InputError(f"{target}: a report is written as .html")
     writable(Path(target))
-    how = Preprocessing(options["scale"], options["mean"], options["std"], options["layout"] or "")
+    how = preprocessing_of(dict(options))
     options |= beside(model, given(options))
+    tokens: list[text.Token] = []
     if data is not None:
-        explainer, feed = prepare(model, data, dict(options))
-        tokens: list[text.Token] = []
+        ready = prepare(model, data, dict(options))
+        ready, row = (ready.at(row or 0), 0) if ready.one_at_a_time else (ready.whole(), row)
+        source = ready.source
+    elif row is not None:
+        raise click.UsageError("--row is for INPUT, a file, not for --text")
     else:
         explainer = opened(model, dict(options))
         feed, (tokens,) = text.encode(tokenizer, [line], explainer)
-    view = view_of(kind, names, tokens, how)
-    explanation = explainer(feed, target=classes)
-    entries = side_by_side(model, explainer, explanation, compare, options, opened)
-    source = Path(data).name if data is not None else f"“{line}”"
+        ready, source = Prepared(explainer, feed, ""), f"“{line}”"
+    view, explainer = view_of(kind, names, tokens, how), ready.explainer
+    called = names_before(explainer, labels, metadata(model))
+    explanation = explainer(ready.feed, target=None if classes is None else numbered([classes], called))
+    view = replace(view, row=row or 0, labels=labels_for(explainer, explanation, labels, metadata(model)))
+    one = one_row(explainer, explanation, view.row)
+    entries = side_by_side(model, explainer, explanation, compare, options, view.row)
     page = render(explainer, explanation, compare=entries, title=Path(model).name, source=source, view=view)
     text.save_html(target, page)
-    return f"{explained(explainer, explanation)}\nwritten: {target}, {len(page.encode()):,} bytes"
+    said = [ready.said] * bool(ready.said) + [explained(explainer, one, labels=view.labels)]
+    return "\n".join([*said, f"written: {target}, {len(page.encode()):,} bytes"])
 
 
 def side_by_side(
@@ -108,7 +114,7 @@ def side_by_side(
     explanation: Explanation,
     compare: Sequence[str],
     options: dict[str, Any],
-    opened: Callable[[str, dict[str, Any]], Explainer],
+    row: int,
 ) -> list[Entry]:
     """The page's own explanation and those of other composites, one model in memory at a time; none without others."""
     others = [name for name in compare if name != (options["composite"] or "epsilon_plus")]
@@ -117,7 +123,7 @@ def side_by_side(
     bare = {**options, "checks": None, "layers": ()}
     if "onnxlrp.version" in metadata(model):
         raise CompositeError("the model is compiled already: other composites need the model as it was")
-    score = judge(model, explainer, explanation, options["provider"], options["threads"])
+    score = judge(model, explainer, explanation, options["provider"], options["threads"], row)
     entries = [Entry.of(explainer, explanation, score=score)]
     for name in others:
         other = opened(model, {**bare, "composite": name})

@@ -25,8 +25,9 @@ def judge(
     explanation: Explanation,
     providers: str | Sequence[str] | None = None,
     threads: int = 0,
+    row: int = 0,
 ) -> Callable[[Explanation], float] | None:
-    """gap = AOPC(most relevant first) - AOPC(least relevant first) of an explanation's first row, as `onnxlrp evaluate` has it.
+    """gap = AOPC(most relevant first) - AOPC(least relevant first) of one row of an explanation, as `onnxlrp evaluate`.
 
     model: as it is, not compiled. Regions are removed in 16 steps, set to 0. None where that has no meaning: several
     inputs, inputs that are no floats, outputs that are no scores of classes.
@@ -35,18 +36,18 @@ def judge(
     if len(explainer.required) != 1 or target is None or target.ndim != 1:
         return None
     name = explainer.required[0]
-    x = explanation.inputs[name][:1]
+    x = explanation.inputs[name][row : row + 1]
     if name not in explanation.relevances:
         return None
     sides = sorted(x.shape[1:])[-2:] if x.ndim > 3 else [1]
     settings = Settings(region=max(1, min(sides) // STEPS), steps=STEPS, rows=STEPS, resamples=1)
     try:
-        task = task_of(model, x, target[:1], settings, explainer, providers_of(providers), threads)
+        task = task_of(model, x, target[row : row + 1], settings, explainer, providers_of(providers), threads)
     except InputError:
         return None
 
     def gap(found: Explanation) -> float:
-        r = found.relevances[name][:1]
+        r = found.relevances[name][row : row + 1]
         return float(faithfulness(task, r)[0]["gap"].values[0]) if np.isfinite(r).all() else float("nan")
 
     return gap

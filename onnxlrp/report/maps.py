@@ -30,13 +30,16 @@ KINDS = ("image", "series", "table")
 class View:
     """How inputs are shown. kind: image, series or table, "" to infer it from the shape; names: of the features or channels.
 
-    tokens: of a text, one per position. how: what made numbers of a picture, to be undone.
+    tokens: of a text, one per position. how: what made numbers of a picture, to be undone. labels: names of the classes.
+    row: of a batch, the one shown.
     """
 
     kind: str = ""
     names: Sequence[str] = ()
     tokens: Sequence[text.Token] = ()
     how: Preprocessing = field(default_factory=Preprocessing)
+    labels: Sequence[str] = ()
+    row: int = 0
 
 
 def picture_kind(r: Array, view: View) -> str:
@@ -126,13 +129,14 @@ def _pixels(x: Array, how: Preprocessing) -> Image.Image:
         v = v if ends_in_channels(v.shape) else v.transpose(1, 2, 0)
         with np.errstate(all="ignore"):
             v = v * np.asarray(how.std or 1.0) + np.asarray(how.mean or 0.0)
+        v = v[..., [2, 1, 0, *range(3, v.shape[-1])]] if how.channels == "bgr" and v.shape[-1] >= 3 else v
         v = v if v.shape[-1] == 3 else v[..., :3] if v.shape[-1] == 4 else v.mean(-1)
     else:
         v = _plane(v)
     v = np.nan_to_num(v, posinf=0.0, neginf=0.0)
     low, high = float(v.min(initial=0.0)), float(v.max(initial=0.0))
     if how.mean or how.std:
-        low, high = 0.0, 255.0 / how.scale
+        low, high = 0.0, 255.0 / (how.scale or 255.0)
     elif low >= 0:
         high = 1.0 if high <= 1 else 255.0 if high <= 255 else high
     picture = Image.fromarray(np.uint8(np.round(255 * np.clip((v - low) / ((high - low) or 1.0), 0, 1))))

@@ -16,12 +16,14 @@ import numpy as np
 from .. import doctor, text
 from ..errors import InputError
 from ..explanation import Books, Explanation
+from ..labels import class_name
 from ..plan import Layer, Plan, show_shape
 from ..run import Explainer
 from ..version import __version__
-from ..wording import composite_line, explained
-from .charts import books_row, number, scores_rows, span_of, table
+from ..wording import composite_line, explained, strongest
+from .charts import bar, books_row, number, scores_rows, span_of, table
 from .maps import View, features, layer_map, picture_kind, relevance_map
+from .rows import one_row, rows_of
 
 __all__ = ["Entry", "chosen_layers", "render"]
 
@@ -76,16 +78,18 @@ def render(
     source: str = "",
     view: View | None = None,
 ) -> str:
-    """The page as HTML that needs nothing else; of a batch its first row, in the books all rows.
+    """The page as HTML that needs nothing else; of a batch one row, view's, in the books all rows.
 
     compare: explanations of the same input and class by several composites, the page's own first. source: what the input
-    is called. Raises InputError for names that do not fit.
+    is called. Raises InputError for names that do not fit, and for a row that does not exist.
     """
     look = view or View()
+    one = one_row(explainer, explanation, look.row)
+    others = [replace(entry, explanation=one_row(explainer, entry.explanation, look.row)) for entry in compare]
     sections = [
-        ("relevance", "Relevance", _relevance(explanation, look)),
-        ("composites", "Composites side by side", _sheet(compare, look) if compare else ""),
-        ("layers", "Layers", _layers(explanation)),
+        ("relevance", "Relevance", _relevance(one, look)),
+        ("composites", "Composites side by side", _sheet(others, look) if others else ""),
+        ("layers", "Layers", _layers(one)),
         ("conservation", "Conservation", _conservation(explainer, explanation)),
         ("plan", "Plan", _plan(explainer)),
     ]
@@ -95,7 +99,8 @@ def render(
         f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{name}</h2>\n{content}\n</section>'
         for key, name, content in shown
     )
-    script, style, head = _asset("script.js"), _asset("style.css"), _head(explainer, explanation, title, source)
+    script, style = _asset("script.js"), _asset("style.css")
+    head = _head(explainer, one, title, source, look, rows_of(explainer, explanation))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return PAGE.format(
         title=html.escape(title), head=head, links=links, body=body, style=style, script=script,
@@ -153,17 +158,16 @@ def _row(values: Array) -> Array:
     return values[0] if values.ndim else values
 
 
-def _head(explainer: Explainer, explanation: Explanation, title: str, source: str) -> str:
+def _head(explainer: Explainer, explanation: Explanation, title: str, source: str, view: View, rows: int) -> str:
     """Title and facts."""
-    rows = explanation.initial.shape[0] if explanation.initial.ndim else 1
     facts = [
         ("input", html.escape(source)),
         ("composite", html.escape(composite_line(explainer.plan["composite"]))),
         ("Σ relevance ÷ initial", f'<span id="ratio">{number(float(explanation.ratio[0]))}</span>'),
-        ("rows", f"the first of {rows} is shown; conservation is that of all" if rows > 1 else ""),
+        ("rows", f"row {view.row} of {rows} is shown; conservation is that of all" if rows > 1 else ""),
     ]
     items = "".join(f"<div><dt>{name}</dt><dd>{said}</dd></div>" for name, said in facts if said)
-    said = explained(explainer, explanation).removeprefix("explains ").split("; --position")[0]
+    said = explained(explainer, explanation, labels=view.labels).removeprefix("explains ").split("; --position")[0]
     return f'<h1>{html.escape(title)}</h1>\n<p class="lead">Why {html.escape(said)}</p>\n<dl>{items}</dl>'
 
 
@@ -171,30 +175,26 @@ def _head(explainer: Explainer, explanation: Explanation, title: str, source: st
 
 
 def _relevance(explanation: Explanation, view: View) -> str:
-    scores, maps = _scores(explanation), _maps(explanation, view)
-    plain = _kinds(explanation, view) == {"table"}
-    legend = (
-        ""
-        if plain
-        else (
-            '<p class="note">against <span class="ramp" role="img" aria-label="from blue over white to red"></span> for; '
+    scores, maps = _scores(explanation, view.labels), _maps(explanation, view)
+    kinds = _kinds(explanation, view)
+    ramp, over = ("ramp words", "none") if kinds == {"text"} else ("ramp", "white")
+    if kinds != {"table"}:
+        maps += (
+            f'<p class="note">against <span class="{ramp}" role="img" aria-label="from blue over {over} to red"></span> for; '
             "the strongest value is full colour</p>"
         )
-    )
-    return f'<div class="columns"><div>{maps}{legend}</div><div>{scores}</div></div>' if scores else maps + legend
+    beside = scores + (_tokens(explanation, view) if view.tokens else "")
+    return f'<div class="columns"><div>{maps}</div><div>{beside}</div></div>' if beside else maps
 
 
-def _scores(explanation: Explanation) -> str:
+def _scores(explanation: Explanation, labels: Sequence[str]) -> str:
     """The largest outputs as bars, the explained class marked; empty when the output is no list of scores."""
+    order = strongest(explanation, TOP)
+    if not order or explanation.target is None:
+        return ""
     y = explanation.output
-    if not isinstance(y, np.ndarray) or y.ndim != 2 or y.shape != explanation.initial.shape or y.dtype.kind != "f":
-        return ""
-    if explanation.target is None or explanation.target.ndim != 1:
-        return ""
     target = int(explanation.target[0])
-    order = [int(i) for i in np.argsort(-y[0], kind="stable")[:TOP]]
-    order = order if target in order else [*order[: TOP - 1], target]
-    rows = scores_rows([(str(i), float(y[0, i]), i == target) for i in order])
+    rows = scores_rows([(class_name(labels, i), float(y[0, i]), i == target) for i in order])
     headers = [("class", ""), ("", "chart"), (explanation.output_name, "num"), ("", "")]
     return table(headers, rows, f"Largest of {y.shape[1]} outputs" if y.shape[1] > len(rows) else "Outputs")
 
@@ -212,6 +212,21 @@ def _maps(explanation: Explanation, view: View) -> str:
         many = f"<h3>{html.escape(name)}</h3>" if len(explanation.relevances) > 1 else ""
         found.append(many + relevance_map(None if x is None else _row(x), _row(r), view, name))
     return "".join(found)
+
+
+def _tokens(explanation: Explanation, view: View) -> str:
+    """A text's tokens with their position and number, strongest first: for whom the colours say too little."""
+    r = text.relevance_per_token(explanation, (1, len(view.tokens)))[0]
+    shown = [i for i in np.argsort(-np.abs(r), kind="stable").tolist() if not view.tokens[i].padding]
+    span = span_of([float(r[i]) for i in shown])
+    rows = [
+        f'<tr><td class="num">{i}</td><th scope="row"{" class=special" if view.tokens[i].special else ""}>'
+        f'{html.escape(view.tokens[i].name)}</th><td class="chart">{bar(float(r[i]), span)}</td>'
+        f'<td class="num">{number(float(r[i]))}</td></tr>'
+        for i in shown
+    ]
+    headers = [("#", "num"), ("token", ""), ("", "chart"), ("relevance", "num")]
+    return f'<div class="tokens">{_long(headers, rows, "Tokens, strongest first", "tokens")}</div>'
 
 
 def _sheet(entries: Sequence[Entry], view: View) -> str:
