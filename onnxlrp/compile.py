@@ -25,6 +25,7 @@ from .normalize import normalize
 from .optimize import bake_constants, speed_up
 from .outputs import Interface, Request, expose, forward, open_inputs
 from .plan import Plan, assign
+from .portable import to_portable
 from .precision import check_precision, to_half
 from .ranges import InputRanges, ranges_of
 from .shared import check_shared
@@ -69,6 +70,7 @@ def compile(
     bake: bool = False,
     optimize: bool = True,
     precision: str = "fp32",
+    portable: bool = False,
     shared_forward: bool = False,
     class_axis: int | None = None,
     position: int | tuple[int, ...] | None = None,
@@ -83,7 +85,8 @@ def compile(
     tensors whose relevance is an output too. conditions: those that get an input `mask.<tensor>`. canonize: fold and
     group first. checks: add an output with diagnostics. bake: store modified weights instead of computing them at
     load. optimize: rewrites of the backward part that are equal up to rounding. precision: "fp32", or "fp16": convolutions
-    and matrix products in float16, for GPUs. input_shapes: {input: shape}. input_ranges: {input: (low, high)}, or the pair
+    and matrix products in float16, for GPUs. portable: operators that WebGPU and reduced mobile builds of onnxruntime have;
+    `onnxlrp.portable.gaps` lists what is left. input_shapes: {input: shape}. input_ranges: {input: (low, high)}, or the pair
     for an only float input: what rules may rely on; an Explainer warns of inputs outside. shared_forward: one row of inputs
     may have many rows of target, relevance_out and masks, and of relevance, through one forward pass.
     Raises InvalidModel, UnsupportedOp, RuleMismatch, CompositeError, each naming the node and the remedy.
@@ -105,12 +108,15 @@ def compile(
         speed_up(graph, emit.shapes())
     if precision == "fp16":
         to_half(graph)
+    if portable:
+        to_portable(graph)
     if bake:
         bake_constants(graph)
     known = runtime_facts(source.graph, graph, facts, plan, face, request, ranges) | {"shared": shared_forward}
     if shared_forward:  # rows of relevance are no rows of the inputs
         known["rows"] |= {"independent": False, "stuck": face.seed.name}
     props = properties(plan, face, request, [b.step.layer for b in books], known) | {"onnxlrp.precision": precision}
+    props |= {"onnxlrp.portable": "1"} if portable else {}
     props |= {key: source.props[key] for key in KEYS if key in source.props}  # the names of the classes
     return to_proto(graph, source.metadata, props, face.defaults, source.types)
 

@@ -162,6 +162,7 @@ MAKE: list[Callable[[F], F]] = [
     click.option("--bake/--no-bake", default=None, help="Store modified weights instead of computing them at load."),
     click.option("--optimize/--no-optimize", default=None, help="Speed up the backward part (default: yes)."),
     click.option("--precision", help="fp32 (default), or fp16: products in float16, for GPUs."),
+    click.option("--portable", is_flag=True, default=None, help="Only operators that WebGPU and mobile builds have."),
 ]
 BUILD: list[Callable[[F], F]] = [
     *LAYERS,
