@@ -21,6 +21,7 @@ from .compile import inspect as inspect_model
 from .errors import Error, InputError
 from .evaluate_command import EVALUATE, LEGEND, evaluation
 from .explanation import writable
+from .export.command import export
 from .graph import over_limit, save
 from .jobs.command import run
 from .options import BUILD, HEAD, LABELS, MASKS, POSITION, RANGES, ROW, RUN, START, TARGET, TARGETS, given, options_of
@@ -54,7 +55,7 @@ def show(table: Table, optional: Sequence[str] = ()) -> None:
     out(max(room, wide.measure(table).maximum)).print(table, crop=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, commands=[run])
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, commands=[export, run])
 @click.version_option(__version__, prog_name="onnxlrp")
 def cli() -> None:
     """See why a network answered as it did: Layer-wise Relevance Propagation for any ONNX model."""

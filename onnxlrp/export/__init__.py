@@ -1,0 +1,1 @@
+"""Compiled models for other runtimes: a Triton model repository, ORT format, a web page."""
