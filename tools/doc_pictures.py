@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from web_picture import web
 
 from onnxlrp import Concepts, Explainer, Explanation, TopNFeatures, integrated_gradients, smoothgrad, starts
 from onnxlrp.evaluate import Settings, evaluate
@@ -277,7 +278,7 @@ def page() -> Image.Image | None:
 PICTURES: dict[str, Callable[[], Image.Image | None]] = {
     "kinds.png": kinds, "first_map.png": first_map, "composites.png": composites, "overlay.png": overlay,
     "series.png": series, "table.png": table, "volume.png": volume, "contrast.png": contrast, "channels.png": channels,
-    "gradients.png": gradients, "removal.png": removal, "words.png": words, "report.png": page,
+    "gradients.png": gradients, "removal.png": removal, "words.png": words, "report.png": page, "web.png": web,
 }  # fmt: skip
 
 
@@ -322,7 +323,7 @@ def make(names: Iterable[str]) -> None:
     for name in names:
         picture = PICTURES[name]()
         if picture is None:
-            print(f"{name}: left as it is, there is no Chromium to make it with")
+            print(f"{name}: left as it is, there is no Chromium (or, for web.png, no onnxruntime-web) to make it with")
             continue
         target = DOCS / "pictures" / name
         target.write_bytes(finished(picture))

@@ -9,6 +9,7 @@ import click
 
 from ..options import BUILD, HEAD, MASKS, RANGES, given, options_of
 from .model import compiled
+from .web.command import web
 
 __all__ = ["export"]
 
@@ -69,3 +70,6 @@ def ort(model: str, target: str, operators: str | None, **options: Any) -> None:
     export_ort(compiled(model, given(options)), target, operators)
     also = f"\n{operators}: its operators and types" if operators is not None else ""
     click.echo(f"{target}: {Path(target).stat().st_size:,} bytes{also}")
+
+
+export.add_command(web)
