@@ -27,6 +27,7 @@ from .jobs.command import run
 from .options import BUILD, HEAD, LABELS, MASKS, POSITION, RANGES, ROW, RUN, START, TARGET, TARGETS, given, options_of
 from .pictures.options import PICTURE, picture_options
 from .plan import show_shape
+from .portable import gaps
 from .prepare import Prepared, numbered, opened, prepare
 from .presets import PRESETS, described
 from .report.command import PAGE, write
@@ -90,6 +91,8 @@ def compile(model: str, target: str, **options: Any) -> None:
     size, data = Path(target).stat().st_size, Path(f"{target}.data")
     apart = f" and {data.stat().st_size:,} in {data.name}" if over_limit(compiled) else ""
     click.echo(f"{target}: {len(compiled.graph.node)} nodes, {size:,} bytes{apart}; outputs {names}")
+    for gap in gaps(compiled) if options["portable"] else ():
+        click.echo(f"left as it is: {gap}")
 
 
 @cli.command()

@@ -235,13 +235,14 @@ def test_the_file_says_that_it_is_portable(digit: np.ndarray) -> None:
     assert error(ours.relevance, onnxlrp.Explainer(DIGITS)(np.concatenate([digit, digit]), target=[3, 5]).relevance) <= 1e-6
 
 
-def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--portable of compile writes the same file as portable=True."""
+def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """--portable of compile writes the same file as portable=True, and says what is left."""
     out = tmp_path / "digits.lrp.onnx"
     monkeypatch.setattr(sys, "argv", ["onnxlrp", "compile", str(DIGITS), "-o", str(out), "--portable"])
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
+    assert "left as it is: BatchNormalization: not on mobile" in capsys.readouterr().out
     written = onnx.load(out)
     assert list(written.graph.node) == list(onnxlrp.compile(DIGITS, portable=True).graph.node)
 
