@@ -88,9 +88,11 @@ def compile(model: str, target: str, **options: Any) -> None:
     compiled = compile_model(model, **given(options))
     save(compiled, target)
     names = ", ".join(o.name for o in compiled.graph.output)
+    optional = {t.name for t in compiled.graph.initializer}
+    fed = ", ".join(i.name + " (optional)" * (i.name in optional) for i in compiled.graph.input)
     size, data = Path(target).stat().st_size, Path(f"{target}.data")
     apart = f" and {data.stat().st_size:,} in {data.name}" if over_limit(compiled) else ""
-    click.echo(f"{target}: {len(compiled.graph.node)} nodes, {size:,} bytes{apart}; outputs {names}")
+    click.echo(f"{target}: {len(compiled.graph.node)} nodes, {size:,} bytes{apart}; inputs {fed}; outputs {names}")
     for gap in gaps(compiled) if options["portable"] else ():
         click.echo(f"left as it is: {gap}")
 

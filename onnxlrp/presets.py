@@ -43,7 +43,7 @@ def _by_type(name: str, convolution: Rule, dense: Rule, first: dict[str, Rule] |
 def epsilon_gamma_box(low: float = -1.0, high: float = 1.0, gamma: float = 0.25) -> Composite:
     """ZBox on first convolutions, GeneralizedGamma on convolutions, Epsilon on dense layers.   Montavon 2019, zennit.
 
-    For images, ReLU networks; low and high: the range of the input's values.
+    For images, convolutional networks; low and high: the range of the input's values.
     """
     name = f"epsilon_gamma_box(low={low}, high={high})"
     return _by_type(name, GeneralizedGamma(gamma), Epsilon(), {"Convolution": ZBox(low, high)})
@@ -53,7 +53,7 @@ def epsilon_gamma_box(low: float = -1.0, high: float = 1.0, gamma: float = 0.25)
 def epsilon_plus() -> Composite:
     """ZPlus on convolutions, Epsilon on dense layers.
 
-    For images, ReLU networks; the default.
+    For images, convolutional networks; the default.
     """
     return _by_type("epsilon_plus", ZPlus(), Epsilon())
 
@@ -62,7 +62,7 @@ def epsilon_plus() -> Composite:
 def epsilon_alpha2_beta1() -> Composite:
     """AlphaBeta(2, 1) on convolutions, Epsilon on dense layers.
 
-    For images, ReLU networks, to see what speaks against, too.
+    For images, convolutional networks, to see what speaks against, too.
     """
     return _by_type("epsilon_alpha2_beta1", AlphaBeta(2, 1), Epsilon())
 
@@ -71,7 +71,7 @@ def epsilon_alpha2_beta1() -> Composite:
 def epsilon_plus_flat() -> Composite:
     """epsilon_plus with Flat on the first linear layers.
 
-    For images, ReLU networks, whatever the range of the input.
+    For images, convolutional networks, whatever the range of the input.
     """
     return _by_type("epsilon_plus_flat", ZPlus(), Epsilon(), {"Linear": Flat()})
 
@@ -139,7 +139,7 @@ def cp_lrp() -> Composite:
 def innvestigate_a() -> Composite:
     """AlphaBeta(1, 0) on convolutions, Epsilon(0.1) on dense layers.   iNNvestigate LRPSequentialPresetA.
 
-    For comparison with iNNvestigate; images, ReLU networks.
+    For comparison with iNNvestigate; images, convolutional networks.
     """
     return _by_type("innvestigate_a", AlphaBeta(1, 0), Epsilon(0.1))
 
@@ -148,7 +148,7 @@ def innvestigate_a() -> Composite:
 def innvestigate_b() -> Composite:
     """AlphaBeta(2, 1) on convolutions, Epsilon(0.1) on dense layers.   iNNvestigate LRPSequentialPresetB.
 
-    For comparison with iNNvestigate; images, ReLU networks.
+    For comparison with iNNvestigate; images, convolutional networks.
     """
     return _by_type("innvestigate_b", AlphaBeta(2, 1), Epsilon(0.1))
 
@@ -157,7 +157,7 @@ def innvestigate_b() -> Composite:
 def innvestigate_a_flat() -> Composite:
     """innvestigate_a with Flat on the first linear layers.
 
-    For comparison with iNNvestigate; images, ReLU networks.
+    For comparison with iNNvestigate; images, convolutional networks.
     """
     return _by_type("innvestigate_a_flat", AlphaBeta(1, 0), Epsilon(0.1), {"Linear": Flat()})
 
@@ -166,7 +166,7 @@ def innvestigate_a_flat() -> Composite:
 def innvestigate_b_flat() -> Composite:
     """innvestigate_b with Flat on the first linear layers.
 
-    For comparison with iNNvestigate; images, ReLU networks.
+    For comparison with iNNvestigate; images, convolutional networks.
     """
     return _by_type("innvestigate_b_flat", AlphaBeta(2, 1), Epsilon(0.1), {"Linear": Flat()})
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,12 @@ from models_for_tests import net
 from PIL import Image
 
 from onnxlrp import Explainer
+from onnxlrp.cli import main
 from onnxlrp.inputs import read_input
+from onnxlrp.jobs import everything
 from onnxlrp.jobs.manifest import Job, claimed
+from onnxlrp.jobs.stores import _file_name
+from onnxlrp.jobs.worker import Worker
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow (onnxlrp[run]) is not installed")
 pytest.importorskip("filelock", reason="filelock (onnxlrp[run]) is not installed")
@@ -46,12 +52,37 @@ kind.write = write
 from onnxlrp.cli import main
 main()
 """
+STEPS = """
+import os, signal
+left = [NTH]
+def counted(step):
+    def call(*a, **k):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*a, **k)
+    return call
+from onnxlrp.cli import main
+for name in ("mkdir", "replace", "fsync"):
+    setattr(os, name, counted(getattr(os, name)))
+main()
+"""
 
 
 def onnxlrp(*arguments: object, script: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `python -m onnxlrp`, or a script with its arguments."""
-    command = [sys.executable, *(["-m", "onnxlrp"] if script is None else ["-c", script]), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """The command line in this process, or a script with its arguments in one of its own."""
+    if script is not None:
+        return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False)
+    out, errors = io.StringIO(), io.StringIO()
+    argv, shown, pipe = sys.argv, warnings.showwarning, signal.getsignal(signal.SIGPIPE)
+    sys.argv = ["onnxlrp", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv, warnings.showwarning = argv, shown
+        signal.signal(signal.SIGPIPE, pipe)
+    return subprocess.CompletedProcess(sys.argv, int(left.value.code or 0), out.getvalue(), errors.getvalue())
 
 
 def digits(rows: int = ROWS) -> np.ndarray:
@@ -250,8 +281,9 @@ def test_targets_of_the_data_and_of_the_command(tmp_path: Path) -> None:
     found = arrays(tmp_path / "a.zarr")
     assert found["target"][[0, 1, 2, 4, 5]].tolist() == [3, 8, -1, 0, 1]
     assert np.flatnonzero(~found["explained"]).tolist() == [2]
-    ok(run(tmp_path / "x.npz", tmp_path / "b.zarr", "--target", 5))
-    assert arrays(tmp_path / "b.zarr")["target"].tolist() == [5] * 6
+    for name, options in (("b.zarr", ("--target", 5)), ("n.zarr", ("-t", "f", "--labels", "a,b,c,d,e,f,g,h,i,j"))):
+        ok(run(tmp_path / "x.npz", tmp_path / name, *options))
+        assert arrays(tmp_path / name)["target"].tolist() == [5] * 6
     onnx.save(net("y = MatMul(x, w)", "float[N,4] x", "float[N] y", w=np.ones(4, np.float32)), tmp_path / "m.onnx")
     np.savez(tmp_path / "y.npz", x=np.ones((3, 4), np.float32), target=np.array([0.5, 1.5, 2.5]))
     command = ("run", tmp_path / "m.onnx", tmp_path / "y.npz", "-o", tmp_path / "c.zarr")
@@ -297,7 +329,7 @@ def test_another_model_or_other_data_do_not_resume(data: Path, tmp_path: Path) -
     proto = onnx.load(model)
     proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
     onnx.save(proto, model)
-    assert "model.files.m.onnx was" in refused(onnxlrp("run", model, data, "-o", out, "--resume"))
+    assert "model.files.m.onnx has changed" in refused(onnxlrp("run", model, data, "-o", out, "--resume"))
     model.write_bytes(CNN.read_bytes())
     np.save(data, digits(ROWS - 1))
     assert "data.rows was 300, is 299" in refused(onnxlrp("run", model, data, "-o", out, "--resume"))
@@ -329,17 +361,28 @@ def test_full_disk_is_one_line_and_resumes(data: Path, tmp_path: Path) -> None:
         (("-o", "out.zarr", "--target", "99"), "99"),
         (("-o", "out.zarr", "--size", "64"), "heat-maps"),
         (("-o", "out", "--grid", "all"), "each row by itself"),
+        (("-o", "out", "--cmap", "nosuch"), "unknown colormap 'nosuch'"),
+        (("-o", "out", "--kind", "table", "--names", "a,b"), "2 names"),
+        (("-o", "out.zarr", "--labels", "a,b"), "--labels names"),
+        (("-o", "out.zarr", "--target", "thre", "--labels", "zero,one,two,three"), "did you mean 'three'?"),
         (("-o", "out.zarr", "--explain", "nothing"), "nothing"),
         (("-o", "out.zarr", "--output", "nothing"), "nothing"),
     ],
 )
-def test_bad_requests_leave_nothing(data: Path, tmp_path: Path, options: tuple[str, ...], word: str) -> None:
+def test_bad_requests_leave_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], word: str
+) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    command = [sys.executable, "-m", "onnxlrp", "run", str(CNN), str(data), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
-    assert word in refused(done)
+    monkeypatch.chdir(place)
+    assert word in refused(onnxlrp("run", CNN, data, *options))
     assert list(place.iterdir()) == []
+
+
+def test_without_ray_nothing_is_begun(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(everything, "find_spec", lambda name: None if name == "ray" else name)
+    assert 'pip install "onnxlrp[ray]"' in refused(run(data, tmp_path / "o.zarr", "--engine", "ray"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy"]
 
 
 def test_existing_output_is_not_touched(data: Path, tmp_path: Path) -> None:
@@ -356,6 +399,158 @@ def test_batch_is_found_and_kept(data: Path, tmp_path: Path) -> None:
     assert summary["rows"] == ROWS
     assert summary["batch"] == manifest["run"]["batch"] == 64
     assert manifest["run"]["part"] % 64 == 0
+
+
+@pytest.mark.parametrize("nth", [0, 2, 12, 40])
+def test_killed_while_beginning_and_ending(data: Path, tmp_path: Path, nth: int) -> None:
+    """Whichever step towards the disk it dies at: folders, the model, the manifest, the first parts."""
+    script = STEPS.replace("NTH", str(nth))
+    np.save(data, digits(16))
+    ok(run(data, tmp_path / "whole.zarr"))
+    done = run(data, tmp_path / "o.zarr", script=script)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    ok(run(data, tmp_path / "o.zarr", "--resume"))
+    same(arrays(tmp_path / "o.zarr"), arrays(tmp_path / "whole.zarr"))
+    left = {p.name for p in (tmp_path / "o.zarr.run").iterdir() if not p.name.startswith(".")}
+    assert left == {"lock", "manifest.json", "model.onnx", "parts", "set_aside.csv"}
+
+
+def test_interrupted_at_once(data: Path, tmp_path: Path) -> None:
+    """Ctrl-C does not wait for the batches that are being run."""
+    slow = "import time, onnxlrp.jobs.worker as w; w.Worker._run = lambda *_: (print(flush=True), time.sleep(60)); "
+    command = [sys.executable, "-c", f"{slow}from onnxlrp.cli import main; main()", "run", str(CNN), str(data)]
+    with subprocess.Popen(
+        [*command, "-o", str(tmp_path / "o.zarr")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it runs
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert errors == "onnxlrp: interrupted; --resume goes on\n"
+
+
+BAD_ALLOC = """
+def fail(*_):
+    raise InputError("onnxruntime could not run the model on this input: bad allocation")
+Worker._values = fail
+"""
+BAD_DISK = """
+read = Folder._take
+def fail(self, start, stop):
+    if start:
+        raise InputError("could not be read: [Errno 116] Stale file handle")
+    return read(self, start, stop)
+Folder._take = fail
+"""
+
+
+@pytest.mark.parametrize("fault", [BAD_ALLOC, BAD_DISK], ids=["memory", "disk"])
+def test_a_failing_machine_costs_no_rows(tmp_path: Path, fault: str) -> None:
+    """Memory that runs out, a disk that is gone: no fault of a row. The run stops, and goes on later with all rows."""
+    names = "from onnxlrp.errors import InputError\nfrom onnxlrp.jobs.worker import Worker\n"
+    script = f"{names}from onnxlrp.data.files import Folder\n{fault}\nfrom onnxlrp.cli import main\nmain()"
+    (tmp_path / "in").mkdir()
+    for i, x in enumerate(digits(20)):
+        np.save(tmp_path / "in" / f"{i:02d}.npy", x)
+    assert "No row is at fault" in refused(run(tmp_path / "in", tmp_path / "o.zarr", script=script))
+    ok(run(tmp_path / "in", tmp_path / "o.zarr", "--resume"))
+    assert arrays(tmp_path / "o.zarr")["explained"].all()
+
+
+def test_what_is_beside_the_output_is_left_alone(data: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "o.zarr.run" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert "is of no run" in refused(run(data, tmp_path / "o.zarr", "--target", 99))
+    assert mine.read_text() == "mine"
+
+
+def test_an_output_that_is_gone_is_not_complete(data: Path, tmp_path: Path) -> None:
+    ok(run(data, tmp_path / "o.zarr"))
+    (tmp_path / "o.zarr").rename(tmp_path / "elsewhere.zarr")
+    assert "is gone" in refused(run(data, tmp_path / "o.zarr", "--resume"))
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_output_in_the_data_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "a.npy", digits(1)[0])
+    assert "lies in" in refused(run(folder, folder / "heat"))
+    assert [p.name for p in folder.iterdir()] == ["a.npy"]
+
+
+def test_a_machine_held_to_be_dead_leaves_parts_alone(data: Path, tmp_path: Path) -> None:
+    """What is marked is not written again: who writes it last might be stopped in the middle."""
+    out = tmp_path / "o.zarr"
+    ok(run(data, out))
+    job = Job(out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    found = list(Worker.open(job, str(data), 1).run(job.parts[:2]))
+    assert found == list(job.marks())[:2]
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_inputs_are_not_held_for_a_part(data: Path, tmp_path: Path) -> None:
+    """A part of small results may have many batches of large inputs."""
+    ok(run(data, tmp_path / "o.zarr"))
+    worker = Worker.open(Job(tmp_path / "o.zarr"), str(data), 1)
+    part = worker.job.parts[0]
+    _, block = worker._explain((part, worker.source.read(part.start, part.start + BATCH)))
+    assert block.at.tolist() == list(range(BATCH))
+    assert block.rows.feed == {}
+
+
+@pytest.mark.parametrize("kind", ["zarr", "parquet", "pictures"])
+def test_labels_of_text_and_ids_of_any_kind(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(3, 4)), rng.normal(size=(5, 4)).astype("f4")
+    x[3, 0] = np.nan
+    helper, float_ = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node(
+        "LinearClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", coefficients=w.ravel().tolist(),
+        intercepts=[0.0, 0.0, 0.0], classlabels_strings=["ä", "b", "c"], multi_class=1, post_transform="SOFTMAX",
+    )  # fmt: skip
+    outputs = [helper.make_tensor_value_info("label", onnx.TensorProto.STRING, ["N"])]
+    outputs.append(helper.make_tensor_value_info("p", float_, ["N", 3]))
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", float_, ["N", 4])], outputs)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=x, id=np.array(["a\ud800b", "..", "é/\n", "", ".."]))
+    out = tmp_path / ("o" if kind == "pictures" else f"o.{kind}")
+    ok(onnxlrp("run", tmp_path / "m.onnx", tmp_path / "x.npz", "-o", out, "-c", "epsilon", "--output", "label"))
+    labels = [["ä", "b", "c"][i] for i in np.argmax(x @ w.T, 1)]
+    labels[3] = ""
+    found = arrays(out) if kind != "pictures" else {k: [r[k] for r in table(out / "rows.csv")] for k in ("id", "output")}
+    assert list(found["output"]) == labels
+    assert list(found["id"]) == ["a\\ud800b", "..", "é/\n", "", ".."]
+
+
+def test_pictures_of_any_name_have_each_its_own() -> None:
+    names = ["a:b", "a?b", "a_b", "CON", "end.", "x" * 250, "x" * 249 + "y"]
+    found = [_file_name(f"sub/{name}") for name in names]
+    assert len(set(found)) == len(found)
+    assert found[2] == "sub/a_b"
+    assert all(len(name.encode()) < 220 and not set(name) & set(':?*"<>|') for name in found)
+    assert all(not name.endswith(".") and name.split("/")[-1] != "CON" for name in found)
+    assert [_file_name(name) for name in ("../..", "../a", "/a//b")] == ["_", "a", "a/b"]
+
+
+def test_outputs_without_rows_are_refused_at_once(tmp_path: Path) -> None:
+    """One value for all rows is that of a row where each is run alone; anything else cannot be cut."""
+    w = np.random.default_rng(0).normal(size=(4, 3)).astype("f4")
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype("f4")
+    np.save(tmp_path / "x.npy", x)
+    onnx.save(net("h = MatMul(x, w)  y = ReduceSum<keepdims=0>(h)", "float[N,4] x", "float y", w=w), tmp_path / "sum.onnx")
+    ok(onnxlrp("run", tmp_path / "sum.onnx", tmp_path / "x.npy", "-o", tmp_path / "sum.zarr", "-c", "epsilon"))
+    found = arrays(tmp_path / "sum.zarr")
+    assert found["explained"].all()
+    np.testing.assert_allclose(found["output"], (x @ w).sum(1), rtol=1e-4)
+    onnx.save(net("h = MatMul(x, w)  y = Squeeze(h)", "float[N,4] x", "float[M] y", w=w), tmp_path / "flat.onnx")
+    command = ("run", tmp_path / "flat.onnx", tmp_path / "x.npy", "-o", tmp_path / "flat.zarr", "-c", "epsilon")
+    assert "one row for each of the batch" in refused(onnxlrp(*command))
+    assert not (tmp_path / "flat.zarr.run").exists()
 
 
 @pytest.mark.slow
@@ -376,6 +571,22 @@ def test_ray_gives_the_same_rows_whoever_dies(tmp_path: Path) -> None:
     assert killed, "the run was over before an actor could be killed: give it more rows"
     assert process.returncode == 0, errors
     same(arrays(out), arrays(whole))
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_ray_is_one_line(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray (onnxlrp[ray]) is not installed")
+    out = tmp_path / "o.zarr"
+    ok(run(data, out))
+    for mark in (tmp_path / "o.zarr.run" / "parts").iterdir():
+        mark.unlink()
+    chunks = out / "relevance" / "c"
+    chunks.rename(out / "moved")
+    chunks.write_text("no folder")  # nothing can be written there
+    done = run(data, out, "--engine", "ray", "--resume", script="from onnxlrp.cli import main; main()")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"onnxlrp: cannot write {out}: Not a directory; --resume")
 
 
 def actors() -> list[int]:

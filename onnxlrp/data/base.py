@@ -82,7 +82,7 @@ class Base(ABC):
                     unreadable[i - start] = found
                 else:
                     blocks.append((i - start, j - start, found))
-            ids += self._ids(first, last)
+            ids += [name.encode("utf-8", "backslashreplace").decode() for name in self._ids(first, last)]  # half a character
         good = np.concatenate([np.arange(i, j) for i, j, _ in blocks]) if blocks else np.empty(0, np.int64)
         feeds, targets = [feed for _, _, (feed, _) in blocks], [t for _, _, (_, t) in blocks if t is not None]
         feed = {name: _joined([f[name] for f in feeds], want) for name, want in self.task.wanted.items()}

@@ -25,7 +25,7 @@ from ..session import metadata
 from ..version import __version__
 from .manifest import Job, changes
 from .stores import Column
-from .worker import Worker, columns_of, explainer_of, row, source_of
+from .worker import Worker, columns_of, explainer_of, source_of
 
 __all__ = ["Request", "begin"]
 
@@ -73,21 +73,31 @@ class Request:
 
 def begin(job: Job, request: Request, resume: bool) -> Worker:
     """A worker of this run, begun or taken up again. Raises InputError when there is another one in its place."""
-    asked = request.manifest()
+    asked, data = request.manifest(), Path(request.data).resolve()
+    if data in job.out.resolve().parents:
+        raise InputError(f"{job.out} lies in {request.data}, which would not be the same data any more: choose another place")
     if job.begun:
         return _again(job, request, asked, resume)
     if job.out.exists():
         raise InputError(f"{job.out} exists and is no run that could be resumed: choose another name, or remove it")
+    job.clear()
     save(_compiled(request), job.model)
     explainer = explainer_of(job.model, request.provider)
     source = source_of(request.data, explainer, asked)
-    first, explanation = _first(request, explainer, source)
-    columns = columns_of(explainer, explanation)
+    first, explanation, rows = _first(request, explainer, source)
+    columns = columns_of(explanation, rows)
+    if request.format == "pictures":  # options that do not fit are refused before anything is fixed
+        explanation.heatmap(**request.picture)
     free = bool(explainer.face["rows"]["inputs"])
     batch = _batch(request, explainer, first, free)
-    run = {"provider": request.provider, "free": free, "batch": batch, "part": _part(columns, batch, len(source))}
-    data = {**source.identity(), "rows": len(source)}
-    job.begin({**asked, "data": data, "run": run, "output": {name: asdict(c) for name, c in columns.items()}})
+    run = {
+        "provider": request.provider,
+        "free": free,
+        "batch": batch,
+        "part": _part(request, columns, first, batch, len(source)),
+    }
+    about = {**source.identity(), "rows": len(source)}
+    job.begin({**asked, "data": about, "run": run, "output": {name: asdict(c) for name, c in columns.items()}})
     worker = Worker(job, explainer, source, request.threads)
     worker.store.begin()
     return worker
@@ -96,6 +106,8 @@ def begin(job: Job, request: Request, resume: bool) -> Worker:
 def _again(job: Job, request: Request, asked: Mapping[str, Any], resume: bool) -> Worker:
     if not resume:
         raise InputError(f"{job.out} is a run that has begun: --resume goes on with it; or choose another name")
+    if not job.out.exists() and len(job.left()) < len(job.parts):
+        raise InputError(f"{job.out} is gone, and {job.folder} says that rows are in it: remove that too, to begin anew")
     then = job.manifest
     batch = request.batch or then["run"]["batch"]
     now = {**asked, "run": {**then["run"], "provider": request.provider, "batch": batch}}
@@ -125,7 +137,7 @@ def _digests(model: str) -> dict[str, str]:
     """SHA-256 of the model's file, and of those with its weights."""
     proto, _ = read(model)
     beside = sorted({ExternalDataInfo(t).location for t in proto.graph.initializer if t.external_data})
-    return {path.name: _digest(path) for path in (Path(model), *(Path(model).parent / name for name in beside))}
+    return {Path(model).name: _digest(Path(model)), **{name: _digest(Path(model).parent / name) for name in beside}}
 
 
 def _digest(path: Path) -> str:
@@ -136,27 +148,30 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _first(request: Request, explainer: Explainer, source: Source) -> tuple[Rows, Explanation]:
-    """The first row that can be explained; it says what the output looks like. Raises what is wrong when none can be."""
+def _first(request: Request, explainer: Explainer, source: Source) -> tuple[Rows, Explanation, int]:
+    """The first row that can be explained, as often as the model takes; it says what the output looks like.
+
+    Raises what is wrong when none can be.
+    """
     if not len(source):
         raise InputError(f"{request.data} has no rows: there is nothing to explain")
-    failed, errors = 0, []
+    failed, reason = 0, ""
     fixed = [i.shape[0] for i in explainer.inputs.values() if i.name in explainer.required and i.shape]
     times = 1 if explainer.face["rows"]["inputs"] else next((n for n in fixed if isinstance(n, int)), 1)
-    for at in range(0, len(source), MOST):
-        rows = source.read(at, min(at + MOST, len(source)))
-        for i in range(len(rows.good)):
-            alone = row(rows, i)
-            feed = {name: np.repeat(v, times, 0) for name, v in alone.feed.items()}
-            target = request.target if alone.target is None else alone.target.tolist() * times
-            try:
-                return alone, explainer.quietly(feed, target, request.start)
-            except InputError as error:
-                errors.append(str(error))
-            if (failed := failed + 1) == FIRST:
-                raise InputError(f"{request.data}: none of the first {FIRST} rows could be explained: {errors[0]}")
-        errors += list(rows.unreadable.values())[:1]
-    raise InputError(f"{request.data}: no row could be read and explained: {errors[0]}")
+    for at in range(len(source)):  # one by one: a batch of any size might not fit into memory
+        alone = source.read(at, at + 1)
+        if not len(alone.good):
+            reason = reason or alone.unreadable[0]
+            continue
+        feed = {name: np.repeat(v, times, 0) for name, v in alone.feed.items()}
+        target = request.target if alone.target is None else alone.target.tolist() * times
+        try:
+            return alone, explainer.quietly(feed, target, request.start), times
+        except InputError as error:
+            reason = reason if failed else str(error)
+        if (failed := failed + 1) == FIRST:
+            raise InputError(f"{request.data}: none of the first {FIRST} rows could be explained: {reason}")
+    raise InputError(f"{request.data}: no row could be read and explained: {reason}")
 
 
 def _batch(request: Request, explainer: Explainer, first: Rows, free: bool) -> int:
@@ -180,8 +195,9 @@ def _batch(request: Request, explainer: Explainer, first: Rows, free: bool) -> i
     return min(MOST, 2 ** (fit.bit_length() - 1)) if fit else 1
 
 
-def _part(columns: Mapping[str, Column], batch: int, rows: int) -> int:
+def _part(request: Request, columns: Mapping[str, Column], first: Rows, batch: int, rows: int) -> int:
     """Rows of a part: whole batches, of not too many bytes, and not all rows in one."""
     size = sum(c.empty(1).nbytes for c in columns.values())
+    size += sum(v.nbytes for v in first.feed.values()) if request.format == "pictures" else 0  # drawn beside relevance
     batches = min(PART // max(size, 1) // batch, -(-rows // (LEAST_PARTS * batch)), 2**16 // batch)
     return batch * max(1, batches)

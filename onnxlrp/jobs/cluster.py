@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import Error, InputError
+from ..validity import one_line
 from .manifest import Job, Part
 from .worker import Worker
 
@@ -17,15 +20,24 @@ __all__ = ["on_ray"]
 
 
 class _Actor:
-    """One session; parts come as rows of one number."""
+    """One session; parts come as rows of one number. What is wrong with data or disk is told, not raised, as one line."""
 
     def __init__(self, out: str, data: str, threads: int) -> None:
-        self.job = Job(Path(out))
-        self.worker = Worker.open(self.job, data, threads)
+        self.job, self.data, self.threads = Job(Path(out)), data, threads
+
+    @cached_property
+    def worker(self) -> Worker:
+        return Worker.open(self.job, self.data, self.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        parts = self.job.parts
-        return {"facts": [json.dumps(facts) for facts in self.worker.run([parts[i] for i in batch["part"]])]}
+        try:
+            found = list(self.worker.run([self.job.part(int(i)) for i in batch["part"]]))
+        except Error as error:
+            found = [{"error": str(error)}]
+        except OSError as error:
+            text = f"cannot write {self.job.out}: {error.strerror or error}; --resume goes on when that is mended"
+            found = [{"error": text}]
+        return {"facts": [json.dumps(facts) for facts in found]}
 
 
 def on_ray(job: Job, data: str, actors: int, threads: int, parts: Iterable[Part]) -> Iterator[dict[str, Any]]:
@@ -34,11 +46,9 @@ def on_ray(job: Job, data: str, actors: int, threads: int, parts: Iterable[Part]
     With RAY_ADDRESS set, the cluster there, else one on this machine for as long as this takes. Raises InputError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError('--engine ray needs Ray: pip install "onnxlrp[ray]"') from error
+    import ray  # deferred: an extra
+    import ray.data
+
     left = [{"part": part.index} for part in parts]
     if not left:
         return
@@ -49,6 +59,8 @@ def on_ray(job: Job, data: str, actors: int, threads: int, parts: Iterable[Part]
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if "RAY_ADDRESS" in os.environ else cpus))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    table: Any = None
+    rows: Any = None
     try:
         table = ray.data.from_items(left, override_num_blocks=len(left)).map_batches(
             _Actor,
@@ -58,8 +70,18 @@ def on_ray(job: Job, data: str, actors: int, threads: int, parts: Iterable[Part]
             num_cpus=threads,
             num_gpus=1 if job.manifest["run"]["provider"] == "cuda" else 0,
         )
-        for found in table.iter_rows():
-            yield json.loads(found["facts"])
+        rows = iter(table.iter_rows())
+        for found in rows:
+            facts = json.loads(found["facts"])
+            if "error" in facts:
+                raise InputError(facts["error"])
+            yield facts
+    except ray.exceptions.RayTaskError:
+        raise  # a mistake of ours: with its traceback
+    except ray.exceptions.RayError as error:
+        raise InputError(f"Ray gave up: {one_line(error)}; --resume goes on when that is mended") from error
     finally:
+        table = rows = None  # stops Ray Data's own thread, which a shutdown under its feet would crash
+        gc.collect()
         if ours:
             ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -12,13 +13,15 @@ from typing import Any, TypeVar
 import click
 
 from ..data import Columns
-from ..options import HEAD, LAYERS, MAKE, POSITION, PREPARE, RANGES, given, options_of
+from ..labels import class_index, labels_of, read_labels
+from ..options import HEAD, LABELS, LAYERS, MAKE, POSITION, PREPARE, RANGES, given, one_class, options_of
 from ..pictures.options import PICTURE, picture_options
 from ..preprocessing import preprocessing_of
+from ..session import metadata
 from ..starts import MAKERS
 from ..starts import parse as parse_start
 from .everything import explain_all
-from .stores import FORMATS
+from .stores import FORMATS, format_of
 
 __all__ = ["run"]
 
@@ -45,12 +48,19 @@ def start(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 
 JOB: list[Callable[[F], F]] = [
     click.option(
-        "-o", "--out", required=True, type=click.Path(), help="What to write: .zarr, .parquet, or a folder of pictures."
+        "-o", "--out", required=True, type=click.Path(), help="Folder to write: name.zarr, name.parquet, or name for pictures."
     ),
     click.option("--format", type=click.Choice(list(FORMATS)), help="What OUT is, whatever its name."),
     click.option("--resume", is_flag=True, help="Go on with a run that was stopped or killed; begin it if there is none."),
     click.option("--batch", type=click.IntRange(1), help="Rows per run of the model (default: found; then fixed for the run)."),
-    click.option("--target", "-t", type=int, help="Class to explain (default: the data's, or the largest output)."),
+    click.option(
+        "--target",
+        "-t",
+        callback=one_class,
+        metavar="CLASS",
+        help="Class to explain, its number or name (default: the data's, or the largest output).",
+    ),
+    *LABELS,
     click.option("--id-column", help="Column or array with the rows' identifiers (default: `id`, else the row number)."),
     click.option("--target-column", help="Column or array with the classes to explain (default: `target`, if there is one)."),
     click.option("--column", "columns", multiple=True, callback=inputs, metavar="INPUT=COLUMN", help="Where an input is."),
@@ -85,18 +95,30 @@ def run(model: str, data: str, as_json: bool, **options: Any) -> None:
     engine, actors = options.pop("engine"), options.pop("actors")
     if actors is not None and engine == "local":
         raise click.UsageError("--actors is for --engine ray")
-    picture = picture_options(options, None if Path(options["out"]).suffix in (".zarr", ".parquet") else "run.png")
+    drawn = format_of(Path(options["out"]), options["format"]) == "pictures"
+    picture = picture_options(options, "run.png" if drawn else None)
     columns = Columns(options.pop("id_column"), options.pop("target_column"), options.pop("columns"))
-    found = explain_all(
-        model,
-        data,
-        columns=columns,
-        picture=picture,
-        preprocessing=preprocessing_of(options),
-        actors=0 if engine == "local" else actors or 2,
-        tell=partial(click.echo, err=True),
-        **given(options),
-    )
+    target, labels = options.pop("target"), options.pop("labels")
+    if isinstance(target, str):
+        carried = metadata(model) if labels is None else {}
+        target = class_index(labels_of(carried, None) if labels is None else read_labels(labels, None), target)
+    elif labels is not None:
+        raise click.UsageError("--labels names the classes for --target NAME: a run writes numbers")
+    try:
+        found = explain_all(
+            model,
+            data,
+            target=target,
+            columns=columns,
+            picture=picture,
+            preprocessing=preprocessing_of(options),
+            actors=0 if engine == "local" else actors or 2,
+            tell=partial(click.echo, err=True),
+            **given(options),
+        )
+    except KeyboardInterrupt:
+        click.echo("onnxlrp: interrupted; --resume goes on", err=True)
+        os._exit(2)  # a batch that is being run cannot be stopped, and nobody needs it
     if as_json:
         click.echo(json.dumps({**asdict(found), "out": str(found.out)}))
         return

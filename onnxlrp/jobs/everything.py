@@ -58,6 +58,10 @@ def explain_all(
     for name in NEEDS[kind]:
         if find_spec(name) is None:
             raise InputError(f'a run needs {name}: pip install "onnxlrp[run]"')
+    if actors and find_spec("ray") is None:
+        raise InputError('--engine ray needs Ray: pip install "onnxlrp[ray]"')
+    if job.out.name in ("", ".."):
+        raise InputError(f"cannot write {job.out}: give the output a name of its own")
     if not job.out.parent.is_dir():
         raise InputError(f"cannot write {job.out}: the folder {job.out.parent} does not exist")
     if "grid" in style or style.get("per") == "batch":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from ..errors import InputError
-from .manifest import Job, Part, write_file
+from .manifest import Job, Part, replacing
+from .stores import csv_text
 
 __all__ = ["Summary", "finish"]
 
@@ -51,19 +50,22 @@ def finish(job: Job, engine: Engine, close: Callable[[], None]) -> Summary:
                 advance(facts)
         seconds = time.perf_counter() - begun
         close()
-        marks = list(job.marks())
-        aside = [entry for mark in marks for entry in mark["aside"]]
-        write_file(job.folder / "set_aside.csv", _csv(aside))
+        aside, outside, reason = _collect(job)
     except OSError as error:
         raise InputError(f"cannot write {job.out}: {error.strerror or error}; --resume goes on when that is mended") from error
-    outside, reason = sum(m["outside"] for m in marks), aside[0][2] if aside else ""
-    return Summary(job.out, job.rows, len(aside), outside, now, seconds, reason, int(job.manifest["run"]["batch"]))
+    return Summary(job.out, job.rows, aside, outside, now, seconds, reason, int(job.manifest["run"]["batch"]))
 
 
-def _csv(aside: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["row", "id", "reason"], *aside])
-    return text.getvalue()
+def _collect(job: Job) -> tuple[int, int, str]:
+    """Write the list of rows that were set aside; how many they are, how many stray, and the first reason."""
+    aside, outside, reason = 0, 0, ""
+    with replacing(job.folder / "set_aside.csv") as file:
+        file.write(csv_text([["row", "id", "reason"]]).encode())
+        for mark in job.marks():  # a part at a time: there may be as many rows as in the data
+            file.write(csv_text(mark["aside"]).encode())
+            reason = reason or next((text for _, _, text in mark["aside"]), "")
+            aside, outside = aside + len(mark["aside"]), outside + mark["outside"]
+    return aside, outside, reason
 
 
 # ------------------------------------------------------------------------------------------------------------ progress

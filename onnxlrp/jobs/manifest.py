@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import InputError
 
-__all__ = ["Job", "Part", "changes", "claimed", "flush", "write_file"]
+__all__ = ["Job", "Part", "changes", "claimed", "flush", "folder_for", "replacing", "write_file"]
 
 FORMAT = 1
+HASH = re.compile("[0-9a-f]{64}")
+LOCKS = ("lock", "running")
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,16 @@ class Job:
 
     @property
     def parts(self) -> list[Part]:
+        return [self.part(i) for i in range(-(-self.rows // int(self.manifest["run"]["part"])))]
+
+    def part(self, index: int) -> Part:
         size = int(self.manifest["run"]["part"])
-        return [Part(i, start, min(start + size, self.rows)) for i, start in enumerate(range(0, self.rows, size))]
+        return Part(index, index * size, min((index + 1) * size, self.rows))
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Fix the run: from here on it can be resumed."""
+        """Fix the run: from here on it can be resumed. The model must be there."""
+        for path in self.folder.glob(f"{self.model.name}*"):  # with its weights
+            flush(path)
         write_file(self.folder / "manifest.json", json.dumps({"format": FORMAT, **manifest}, indent=1))
 
     # parts -----------------------------------------------------------------------------------------------------------
@@ -92,10 +100,24 @@ class Job:
         """Say that a part is on disk. facts: what a summary needs of it."""
         write_file(self._mark(part), json.dumps(facts))
 
+    def facts(self, part: Part) -> dict[str, Any] | None:
+        """What was said of a part, None where it is not marked."""
+        path = self._mark(part)
+        found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+        return found
+
     def marks(self) -> Iterator[dict[str, Any]]:
         """The facts of every part, in order."""
         for part in self.parts:
             yield json.loads(self._mark(part).read_text("utf-8"))
+
+    def clear(self) -> None:
+        """Remove what a run that was killed before it had begun left."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in LOCKS:
+                path.unlink()
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
@@ -105,6 +127,8 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], where: str = "") ->
         a, b = then.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found += changes(a, b, f"{where}{key}.")
+        elif isinstance(a, str) and isinstance(b, str) and a != b and HASH.fullmatch(a) and HASH.fullmatch(b):
+            found.append(f"{where}{key} has changed")
         elif a != b:
             found.append(f"{where}{key} was {_short(a)}, is {_short(b)}")
     return found
@@ -132,12 +156,22 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """A small file, on the disk and complete, or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def folder_for(path: Path) -> None:
+    """Make the folder of a file, on the disk too."""
+    if not path.parent.is_dir():
+        folder_for(path.parent)
+        path.parent.mkdir(exist_ok=True)
+        flush(path.parent.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to: `path` is it, on the disk and complete, at the end, or as it was."""
+    folder_for(path)
     rough = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        rough.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with rough.open("wb") as file:
+            yield file
         flush(rough)
         os.replace(rough, path)
         flush(path.parent)
@@ -145,12 +179,20 @@ def write_file(path: Path, content: str | bytes) -> None:
         rough.unlink(missing_ok=True)
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """A small file, on the disk and complete, or as it was."""
+    with replacing(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+
+
 @contextmanager
 def claimed(job: Job) -> Iterator[None]:
     """Keep other runs out of this output. The system lets go of the lock when the process ends, however it ends."""
     from filelock import FileLock, Timeout  # deferred: an extra
 
-    job.folder.mkdir(parents=True, exist_ok=True)
+    if job.folder.exists() and not (job.folder / "lock").exists() and (not job.folder.is_dir() or any(job.folder.iterdir())):
+        raise InputError(f"{job.folder} exists and is of no run: choose another name for the output, or remove it")
+    folder_for(job.folder / "lock")
     holder, lock = job.folder / "running", FileLock(job.folder / "lock", blocking=False)
     try:
         lock.acquire()
@@ -163,5 +205,7 @@ def claimed(job: Job) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         if not job.begun:  # nothing was computed: leave nothing behind
+            with suppress(OSError):
+                job.clear()  # the lock last: it says whose folder this is
             shutil.rmtree(job.folder, ignore_errors=True)
         lock.release()

@@ -7,6 +7,7 @@ the target is -1; `set_aside.csv` has the reason.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -20,11 +21,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..pictures import Style, pictures
-from .manifest import Job, Part, flush, write_file
+from .manifest import Job, Part, flush, folder_for, replacing, write_file
 
-__all__ = ["FORMATS", "Column", "Result", "Store", "format_of", "store_of"]
+__all__ = ["FORMATS", "Column", "Result", "Store", "csv_text", "format_of", "store_of"]
 
 Array = np.ndarray
+LONGEST = 200  # bytes of a name: systems hold 255, with .png and what a file is called while it is written
+UNSAFE = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)|[. ]$", re.IGNORECASE)  # names that Windows does not hold
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Column:
     @property
     def fill(self) -> Any:
         """The value of a row that was set aside."""
-        return {"f": np.nan, "i": -1, "b": False}[np.dtype(self.dtype).kind]
+        return {"f": np.nan, "i": -1, "u": 0, "b": False, "O": ""}[np.dtype(self.dtype).kind]
 
     def empty(self, rows: int) -> Array:
         return np.full((rows, *self.shape), self.fill, self.dtype)
@@ -86,9 +89,15 @@ class ZarrStore:
         for name, column in self.columns.items():
             shape, chunks = (rows, *column.shape), (min(self.size, rows), *(max(n, 1) for n in column.shape))
             about: dict[str, Any] = {"tensor": column.tensor} if column.tensor else {}
-            group.create_array(name, shape=shape, chunks=chunks, dtype=column.dtype, fill_value=column.fill, attributes=about)
+            kind = "str" if column.dtype == "O" else column.dtype
+            group.create_array(name, shape=shape, chunks=chunks, dtype=kind, fill_value=column.fill, attributes=about)
         group.create_array("id", shape=(rows,), chunks=(min(self.size, rows),), dtype="str", fill_value="")
+        for name in (*self.columns, "id"):
+            (rough / name / "c").mkdir()  # of chunks: what holds them is on the disk from the beginning
+        for path in (rough, *rough.rglob("*")):
+            flush(path)
         os.replace(rough, self.job.out)
+        flush(self.job.out.parent)
 
     def write(self, result: Result) -> None:
         import zarr
@@ -123,7 +132,7 @@ class ParquetStore:
         self.job, self.columns = job, columns
 
     def begin(self) -> None:
-        self.job.out.mkdir(exist_ok=True)
+        folder_for(self.job.out / "part")
 
     def write(self, result: Result) -> None:
         import pyarrow as pa  # deferred: an extra
@@ -148,7 +157,9 @@ class ParquetStore:
 
 
 def _arrow(pa: Any, values: Array) -> Any:
-    """An Arrow column: of numbers, or of tensors of a fixed shape."""
+    """An Arrow column: of numbers or text, or of tensors of a fixed shape."""
+    if values.dtype.kind == "O":
+        return pa.array(values.tolist())
     if values.ndim == 1:
         return pa.array(values)
     if 0 in values.shape:  # tensors without an element have no Arrow type
@@ -167,7 +178,7 @@ class PictureStore:
         self.style = Style(**job.manifest["out"]["picture"])
 
     def begin(self) -> None:
-        self.job.out.mkdir(exist_ok=True)
+        folder_for(self.job.out / "rows.csv")
 
     def write(self, result: Result) -> None:
         rows = np.flatnonzero(result.values["explained"])
@@ -177,7 +188,7 @@ class PictureStore:
             whole = io.BytesIO()
             picture.save(whole, format="PNG")
             write_file(self.job.out / f"{self._name(result, int(row))}.png", whole.getvalue())
-        write_file(self._table(result.part), _csv(self._rows(result)))
+        write_file(self._table(result.part), csv_text(self._rows(result)))
 
     def _name(self, result: Result, row: int) -> str:
         """The path of the data's own file, else its row number: identifiers in a column need not differ."""
@@ -188,20 +199,20 @@ class PictureStore:
     def _table(self, part: Part) -> Path:
         return self.job.folder / "rows" / f"{part.index:06d}.csv"
 
-    def _rows(self, result: Result) -> Iterable[list[Any]]:
-        flat = {n: v for n, v in result.values.items() if v.ndim == 1}
-        for i, name in enumerate(result.ids):
-            yield [name, *(v[i].item() for v in flat.values())]
+    def _rows(self, result: Result) -> Iterable[Sequence[Any]]:
+        return zip(result.ids, *(v.tolist() for v in result.values.values() if v.ndim == 1), strict=True)
 
     def finish(self) -> None:
         flat = [name for name, column in self.columns.items() if not column.shape]
-        tables = (self._table(part).read_text("utf-8") for part in self.job.parts)
-        write_file(self.job.out / "rows.csv", _csv([["id", *flat]]) + "".join(tables))
-        for rough in self.job.out.rglob(".*.png.*"):
+        with replacing(self.job.out / "rows.csv") as file:
+            file.write(csv_text([["id", *flat]]).encode())
+            for part in self.job.parts:
+                file.write(self._table(part).read_bytes())
+        for rough in (*self.job.out.rglob(".*.png.*"), *self.job.out.glob(".rows.csv.*")):
             rough.unlink(missing_ok=True)
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -209,8 +220,15 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
 
 def _file_name(name: str) -> str:
     """An identifier as a path inside the output: its own folders, and nothing that leads out of it."""
-    steps = [re.sub(r'[<>:"\\|?*\x00-\x1f]', "_", step) for step in name.split("/")]
-    return "/".join(step for step in steps if step not in ("", ".", "..")) or "_"
+    return "/".join(_step(step) for step in name.split("/") if step not in ("", ".", "..")) or "_"
+
+
+def _step(name: str) -> str:
+    """A name that every system can hold; one that has to be changed for that gets a part of its hash, to differ still."""
+    safe = re.sub(r'[<>:"\\|?*\x00-\x1f]', "_", name)
+    if safe == name and len(name.encode()) <= LONGEST and not UNSAFE.search(name):
+        return name
+    return f"{safe.encode()[: LONGEST // 2].decode(errors='ignore')}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 FORMATS: dict[str, type[ZarrStore | ParquetStore | PictureStore]] = {

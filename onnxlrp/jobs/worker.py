@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,17 @@ from ..validity import one_line
 from .manifest import Job, Part
 from .stores import Column, Result, store_of
 
-__all__ = ["Worker", "columns_of", "explainer_of", "row", "source_of"]
+__all__ = ["Worker", "columns_of", "explainer_of", "source_of"]
 
 Array = np.ndarray
 T = TypeVar("T")
 R = TypeVar("R")
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what no folder of a Zarr group can be called everywhere
+MACHINE = re.compile(  # what says that not a row is at fault: memory, the GPU, a disk of the network
+    r"bad.?alloc|(unable to|cannot|failed to) allocate|out of memory|(cuda|cudnn|cublas)\w* (failure|error)"
+    r"|too many open files|stale file handle|transport endpoint",
+    re.IGNORECASE,
+)
 UNCUT = 2**31  # rows: a batch is never cut by what memory happens to be free, so that it gives the same numbers again
 
 
@@ -36,7 +43,8 @@ def explainer_of(model: Path, provider: str) -> Explainer:
     Several batches at once use as many processors as well as several threads for one do, without waiting for each other
     in every operator, and nothing depends on how many there are.
     """
-    independent = json.loads(metadata(model)["onnxlrp.interface"])["rows"]["independent"]
+    face = json.loads(metadata(model).get("onnxlrp.interface", "{}"))  # an Explainer says what is wrong with the file
+    independent = face.get("rows", {}).get("independent", False)
     return Explainer(model, providers=provider, threads=1, batch_size=UNCUT if independent else None)
 
 
@@ -49,21 +57,19 @@ def source_of(data: str, explainer: Explainer, manifest: Mapping[str, Any]) -> S
     if not face["target"] and (columns.target is not None or asked is not None):
         raise InputError("the model's output is not explained by class: leave out --target and --target-column")
     by_row = bool(face["target"]) and asked is None  # a column called `target` of a model without classes is its own
-    return open_data(data, wanted, how, columns=columns, gaps=face["gaps"], classes=classes_of(explainer), targets=by_row)
+    return open_data(data, wanted, how, columns=columns, gaps=face["gaps"], classes=face["classes"], targets=by_row)
 
 
-def classes_of(explainer: Explainer) -> int | None:
-    """How many classes there are, where the model says."""
-    axis, name = explainer.plan["class_axis"], explainer.plan["output"]
-    shape: list[Any] = next((o.shape for o in explainer.session.get_outputs() if o.name == name), [])
-    count = shape[axis] if axis is not None and axis < len(shape) else None
-    return count if isinstance(count, int) else None
-
-
-def columns_of(explainer: Explainer, explanation: Explanation) -> dict[str, Column]:
-    """The arrays of the output, from the explanation of one row."""
-    found = {name: (tensor, values) for name, (tensor, values) in _arrays(explanation).items()}
-    columns = {name: Column(v.dtype.str[1:], v.shape[1:], tensor) for name, (tensor, v) in found.items()}
+def columns_of(explanation: Explanation, rows: int) -> dict[str, Column]:
+    """The arrays of the output, from the explanation of a row, or of as many as the model takes. Raises InputError."""
+    columns = {}
+    for name, (tensor, v) in _arrays(explanation).items():
+        if v.dtype.kind not in "fiubO":
+            raise InputError(f"'{tensor}' is {v.dtype}, which a run does not write: name another output (--output)")
+        if len(v) != rows:
+            shape = "×".join(map(str, v.shape))
+            raise InputError(f"'{tensor or name}' of {rows} row(s) is {shape}: it does not have one row for each of the batch")
+        columns[name] = Column(v.dtype.str[1:], v.shape[1:], tensor)
     return {**columns, "conservation_error": Column("f4", ()), "explained": Column("b1", ())}
 
 
@@ -73,10 +79,18 @@ def _arrays(e: Explanation) -> dict[str, tuple[str, Array]]:
     found = {f"relevance.{t}" if many else "relevance": (t, r) for t, r in e.relevances.items()}
     found |= {f"relevance.{t}": (t, r) for t, r in e.layers.items()}
     found |= {f"relevance_tokens.{t}": (t, r) for t, r in e.tokens.items()}
+    if not isinstance(e.output, np.ndarray):
+        raise InputError(f"'{e.output_name}' is a sequence, which a run does not write: name another output (--output)")
     found["output"] = (e.output_name, e.output)
     if e.target is not None:
         found["target"] = ("", e.target)
-    return {name.replace("/", "."): value for name, value in found.items()}
+    out: dict[str, tuple[str, Array]] = {}
+    for name, (tensor, v) in found.items():
+        name = UNSAFE.sub(".", name)
+        while name in out:
+            name += "_"
+        out[name] = tensor, np.atleast_1d(v.astype(object) if v.dtype.kind in "US" else v)
+    return out
 
 
 @dataclass
@@ -117,11 +131,15 @@ class Worker:
         At any time as many batches are read ahead as there are threads, as many run, one part is assembled, one is written.
         """
         pools = [ThreadPoolExecutor(count, name) for name, count in (("read", 1), ("run", self.threads), ("write", 1))]
-        with pools[0] as reader, pools[1] as runner, pools[2] as writer:
-            batches = ((part, at) for part in parts for at in range(part.start, part.stop, self.batch))
-            read = _ahead(self._read, batches, reader, self.threads)
-            results = self._parts(_ahead(self._explain, read, runner, self.threads))
+        reader, runner, writer = pools
+        batches = ((part, at) for part in parts for at in range(part.start, part.stop, self.batch))
+        read = _ahead(self._read, batches, reader, self.threads)
+        results = self._parts(_ahead(self._explain, read, runner, self.threads))
+        try:
             yield from _ahead(self._write, results, writer, 1)
+        finally:
+            for pool in pools:  # after an error, nothing is begun any more, and what is not written is not waited for
+                pool.shutdown(wait=pool is writer, cancel_futures=True)
 
     def _read(self, batch: tuple[Part, int]) -> tuple[Part, Rows]:
         part, at = batch
@@ -137,6 +155,8 @@ class Worker:
 
     def _write(self, done: tuple[Result, dict[str, Any]]) -> dict[str, Any]:
         result, facts = done
+        if (already := self.job.facts(result.part)) is not None:  # by another machine, when this one was held to be dead
+            return already
         self.store.write(result)
         self.job.mark(result.part, facts)
         return facts
@@ -145,8 +165,12 @@ class Worker:
 
     def _explain(self, batch: tuple[Part, Rows]) -> tuple[Part, _Block]:
         part, rows = batch
+        for text in rows.unreadable.values():
+            blame(text)
         block = self._run(rows)
         block.reasons |= rows.unreadable
+        if not self.store.wants_inputs:  # a part holds many batches
+            block.rows = replace(rows, feed={})
         return part, block
 
     def _run(self, rows: Rows) -> _Block:
@@ -156,6 +180,7 @@ class Worker:
         try:
             return self._finite(rows, self._values(rows))
         except InputError as error:
+            blame(str(error))
             if len(rows.good) == 1:
                 return _Block(rows, rows.good[:0], reasons={int(rows.good[0]): str(error)})
         alone = [self._run(row(rows, i)) for i in range(len(rows.good))]
@@ -174,9 +199,10 @@ class Worker:
         e = self.explainer.quietly(feed, target, self.start)
         rows_of_batch = count + (0 if self.job.manifest["run"]["free"] else short)
         values = {name: v for name, (_, v) in _arrays(e).items()}
-        values["conservation_error"] = (e.ratio - 1).astype(np.float32)
+        with np.errstate(over="ignore"):
+            values["conservation_error"] = (e.ratio - 1).astype(np.float32)
         for name, v in values.items():
-            if not v.ndim or len(v) != rows_of_batch:
+            if len(v) != rows_of_batch:
                 raise InputError(f"its '{name}' does not have one row for each of the batch: run it with --batch 1")
         values = {name: v[:count] for name, v in values.items()}
         for name, v in values.items():
@@ -212,6 +238,12 @@ class Worker:
             "outside": int(((error < -0.5) | (error > 1)).sum()) if self.explainer.conserves else 0,  # as an Explainer warns
         }
         return Result(part, ids, values, inputs), facts
+
+
+def blame(text: str) -> None:
+    """Raises InputError where the machine is at fault, and not the row: it must not be set aside."""
+    if MACHINE.search(text):
+        raise InputError(f"{text}. No row is at fault: --resume goes on when that is mended")
 
 
 def row(rows: Rows, i: int) -> Rows:
