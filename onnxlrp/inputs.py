@@ -206,7 +206,7 @@ def picture(file: Path | IO[bytes], what: str, shape: tuple[Any, ...], how: Prep
             deep = upright.mode.startswith(("I", "F"))  # 16 bits and more: convert() would cut them off at 255
             drawn = _deep(upright, what) if deep else upright.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
     except UnidentifiedImageError as error:  # whose own text has an address in it
-        raise InputError(f"{what} is no picture that can be read") from error
+        raise InputError(f"{what} could not be read: no picture of a format that is known, or damaged") from error
     except BOMBS as error:
         count = re.search(r"(\d+) pixels", str(error))
         many = f"{int(count[1]):,}" if count else "too many"

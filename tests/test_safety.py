@@ -107,7 +107,7 @@ def test_pictures_that_are_programs_are_not_started(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with Image.open(tmp_path / "x.png") as opened:
         assert opened.format == "EPS"  # which Pillow hands to Ghostscript
-    refused(lambda: read_input(tmp_path / "x.png", WANTED), "no picture that can be read")
+    refused(lambda: read_input(tmp_path / "x.png", WANTED), "no picture of a format that is known")
 
 
 # ------------------------------------------------------------------------------------------------------ what is large
