@@ -7,7 +7,7 @@ from onnx import shape_inference
 
 from .weights import skeleton
 
-__all__ = ["infer_shapes"]
+__all__ = ["infer_shapes", "types_and_shapes"]
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,6 +34,19 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         if told and not _contradicts(found.type.tensor_type, declared.type.tensor_type):
             found.CopyFrom(declared)
     return bare
+
+
+def types_and_shapes(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
+    """Element type of every tensor, as in TensorProto, and sizes of those whose rank is known, None where they are not."""
+    graph = infer_shapes(model).graph
+    types = {t.name: int(t.data_type) for t in graph.initializer}
+    shapes: dict[str, tuple[int | None, ...]] = {t.name: tuple(t.dims) for t in graph.initializer}
+    for v in (*graph.input, *graph.output, *graph.value_info):
+        kind = v.type.tensor_type
+        types[v.name] = int(kind.elem_type)
+        if kind.HasField("shape"):
+            shapes[v.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return types, shapes
 
 
 INVENTED = "unk__"  # begins the names that inference gives to sizes it does not know, counting from 0 in every run

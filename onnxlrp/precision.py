@@ -32,9 +32,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper
 
+from .additions import Additions
 from .constants import producer
 from .errors import CompositeError
-from .inference import infer_shapes
+from .inference import types_and_shapes
 from .order import captured, depends
 from .weights import Stored, Weight
 
@@ -98,18 +99,17 @@ def to_half(graph: gs.Graph) -> None:
     graph.nodes[:] = half.nodes
 
 
-class Half:
+class Half(Additions):
     """What is known of a graph, and its new nodes in order."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self.graph, self.nodes = graph, list[gs.Node]()
-        self.types, self.shapes = _types(graph)
+        super().__init__(graph, "half")
+        self.graph = graph
+        self.types, self.shapes = types_and_shapes(gs.export_onnx(graph, do_type_check=False))
         self.fixed = _fixed(graph)
-        self.names = {t.name for n in graph.nodes for t in (*n.inputs, *n.outputs)} | {t.name for t in graph.inputs}
         self.limits: dict[str, float] = {}  # stored weight -> max |w|
         self.made: dict[tuple[Any, ...], tuple[gs.Tensor, gs.Tensor | None]] = {}  # weights in half
         self.rows: dict[tuple[Any, ...], tuple[gs.Tensor, gs.Tensor]] = {}  # activations and relevances in half
-        self.constants: dict[tuple[Any, ...], gs.Constant] = {}
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -120,10 +120,11 @@ class Half:
             return None
         if any(self.types.get(t.name) != FLOAT or len(self.shapes.get(t.name, ())) < 2 for t in node.inputs[:2]):
             return None
-        shape = self.shapes[node.inputs[1].name]
         if node.op == "MatMul":
             return self._matmul(node, fixed)
-        if not fixed[1] or not all(shape) or (node.op == "Gemm" and not _plain(node)):
+        sizes = self.shapes[node.inputs[1].name]
+        shape = [d for d in sizes if d]
+        if not fixed[1] or len(shape) < len(sizes) or (node.op == "Gemm" and not _plain(node)):
             return None
         adjoint, rank = self._is_adjoint(node, 0), len(shape)
         turned = node.op == "Conv" or bool(node.op == "Gemm" and node.attrs.get("transB", 0))  # outputs are axis 0
@@ -255,36 +256,9 @@ class Half:
             self.rows[key] = self.op("Cast", f"{x.name}/float16", unit, to=HALF), size
         return self.rows[key]
 
-    # --------------------------------------------------------------------------------------------------------- nodes
-
-    def op(self, op: str, name: str, *inputs: gs.Tensor, out: gs.Tensor | None = None, **attrs: Any) -> gs.Tensor:
-        """A new node."""
-        name = self.unique(name)
-        made = gs.Variable(name) if out is None else out
-        self.nodes.append(gs.Node(op, name, attrs, list(inputs), [made]))
-        return made
-
-    def unique(self, name: str) -> str:
-        """The name, with `_` appended while it is taken."""
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
-        return name
-
-    def ints(self, *values: int) -> gs.Constant:
-        """An int64 vector."""
-        return self.constant(np.asarray(values, np.int64))
-
     def number(self, value: float) -> gs.Constant:
         """A float32 scalar."""
-        return self.constant(np.asarray(value, np.float32))
-
-    def constant(self, value: np.ndarray) -> gs.Constant:
-        """A constant; equal ones are shared."""
-        key = (value.dtype.str, value.shape, value.tobytes())
-        if key not in self.constants:
-            self.constants[key] = gs.Constant(self.unique(f"lrp/half/{len(self.constants)}"), value)
-        return self.constants[key]
+        return self.constant(value, np.float32)
 
 
 def _swapped(rank: int, axes: tuple[int, int]) -> list[int]:
@@ -314,18 +288,6 @@ def _holds(values: np.ndarray, small: np.ndarray) -> bool:
 def _plain(gemm: gs.Node) -> bool:
     """Whether a Gemm is A B + C, or A Bᵀ + C."""
     return not gemm.attrs.get("transA", 0) and gemm.attrs.get("alpha", 1.0) == gemm.attrs.get("beta", 1.0) == 1.0
-
-
-def _types(graph: gs.Graph) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """Type of every tensor, and shape of those whose rank is known, 0 for sizes that are not."""
-    model = infer_shapes(gs.export_onnx(graph, do_type_check=False)).graph
-    types, shapes = ({t.name: t.data_type for t in model.initializer}, {t.name: tuple(t.dims) for t in model.initializer})
-    for v in (*model.input, *model.output, *model.value_info):
-        kind = v.type.tensor_type
-        types[v.name] = kind.elem_type
-        if kind.HasField("shape"):
-            shapes[v.name] = tuple(d.dim_value for d in kind.shape.dim)
-    return types, shapes
 
 
 def _fixed(graph: gs.Graph) -> set[str]:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from ..additions import Additions
 from ..constants import producer
-from ..inference import infer_shapes
+from ..inference import types_and_shapes
 from ..order import captured
 
 __all__ = ["BOOL", "FLOAT", "INT64", "TYPES", "Rewriter", "Size", "values_of"]
@@ -21,45 +22,15 @@ SMALL = 64  # elements up to which a constant is read for its values
 Size: TypeAlias = int | gs.Tensor  # a number, or an int64 vector of one element
 
 
-class Rewriter:
+class Rewriter(Additions):
     """A graph whose nodes are copied one by one, some of them as others. kept: names that are read from outside of it."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self.nodes: list[gs.Node] = []
-        self.types, self.shapes = _types(graph)
-        self.names = {t.name for n in graph.nodes for t in (*n.inputs, *n.outputs)} | {t.name for t in graph.inputs}
-        self.constants: dict[tuple[Any, ...], gs.Constant] = {}
+        super().__init__(graph, "portable")
+        self.types, self.shapes = types_and_shapes(gs.export_onnx(graph, do_type_check=False))
         self.kept = {o.name for o in graph.outputs} | {name for n in graph.nodes for name in captured(n)}
         self.pools: dict[str, Any] = {}  # second output of a MaxPool -> what is known of it
         self._dims: dict[tuple[str, int], gs.Tensor] = {}
-
-    def op(self, op: str, name: str, *inputs: gs.Tensor, out: gs.Tensor | None = None, **attrs: Any) -> gs.Tensor:
-        """A new node. out: the tensor that it writes, by default a new one."""
-        name = self.unique(name)
-        made = gs.Variable(name) if out is None else out
-        self.nodes.append(gs.Node(op, name, attrs, list(inputs), [made]))
-        return made
-
-    def unique(self, name: str) -> str:
-        """The name, with `_` appended while it is taken."""
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
-        return name
-
-    # ------------------------------------------------------------------------------------------------------ constants
-
-    def constant(self, value: Any, dtype: Any) -> gs.Constant:
-        """A constant; equal ones are shared."""
-        value = np.asarray(value, dtype)
-        key = (value.dtype.str, value.shape, value.tobytes())
-        if key not in self.constants:
-            self.constants[key] = gs.Constant(self.unique(f"lrp/portable/{len(self.constants)}"), value)
-        return self.constants[key]
-
-    def ints(self, *values: int) -> gs.Constant:
-        """An int64 vector."""
-        return self.constant(values, np.int64)
 
     def numbers(self, value: Any, like: gs.Tensor) -> gs.Constant:
         """A constant of the type of another tensor."""
@@ -143,16 +114,3 @@ def values_of(t: gs.Tensor) -> np.ndarray | None:
     if maker is not None and maker.op == "Expand":  # in other sizes, the same values
         return values_of(maker.inputs[0])
     return None
-
-
-def _types(graph: gs.Graph) -> tuple[dict[str, int], dict[str, tuple[int | None, ...]]]:
-    """Type of every tensor, and sizes of those whose rank is known."""
-    model = infer_shapes(gs.export_onnx(graph, do_type_check=False)).graph
-    types = {t.name: int(t.data_type) for t in model.initializer}
-    shapes: dict[str, tuple[int | None, ...]] = {t.name: tuple(t.dims) for t in model.initializer}
-    for v in (*model.input, *model.output, *model.value_info):
-        kind = v.type.tensor_type
-        types[v.name] = int(kind.elem_type)
-        if kind.HasField("shape"):
-            shapes[v.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-    return types, shapes
