@@ -105,7 +105,7 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     rows = []
     for r in lines:
         engine = f"Ray, {r['actors']} actors" if r["engine"] == "ray" else "local"
-        share = "" if r["engine"] == "ray" else f"{r['outside']:.0%}"
+        share = "" if r["engine"] == "ray" else f"{max(r['outside'], 0):.0%}"
         rows.append(
             f"| {r['network']} | {engine} | {r['batch']} | {r['threads']} | {r['rate']:,.1f} | {r['alone']:,.1f} | {share} |"
         )
