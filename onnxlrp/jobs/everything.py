@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -55,9 +56,11 @@ def explain_all(
     tell: hears notes on the data. Raises what is wrong with the request; rows that are wrong are set aside.
     """
     job, kind, style = Job(Path(out)), format_of(Path(out), format), dict(picture or {})
+    old = sys.version_info < (3, 11)
     for name in NEEDS[kind]:
         if find_spec(name) is None:
-            raise InputError(f'a run needs {name}: pip install "onnxlrp[run]"')
+            hint = "Python 3.11 or newer has it; write .parquet" if old and name == "zarr" else 'pip install "onnxlrp[run]"'
+            raise InputError(f"a run to {job.out.name} needs {name}: {hint}")
     if actors and find_spec("ray") is None:
         raise InputError('--engine ray needs Ray: pip install "onnxlrp[ray]"')
     if job.out.name in ("", ".."):
