@@ -397,8 +397,8 @@ def test_batch_is_found_and_kept(data: Path, tmp_path: Path) -> None:
     summary = json.loads(ok(onnxlrp("run", CNN, data, "-o", tmp_path / "o.zarr", "--json")))
     manifest = json.loads((tmp_path / "o.zarr.run" / "manifest.json").read_text())
     assert summary["rows"] == ROWS
-    assert summary["batch"] == manifest["run"]["batch"] == 64
-    assert manifest["run"]["part"] % 64 == 0
+    assert summary["batch"] == manifest["run"]["batch"] == 256
+    assert manifest["run"]["part"] % 256 == 0
 
 
 @pytest.mark.parametrize("nth", [0, 2, 12, 40])

@@ -1,6 +1,6 @@
 """Rows per second of `onnxlrp run`, and how much of its time is not spent in onnxruntime.
 
-python tools/throughput.py                                   # the digits, batch 1 to 64, one thread and two
+python tools/throughput.py                                   # the digits, batch 1 to 256, one thread and two
 python tools/throughput.py --network mobilenet_v2 --rows 256
 python tools/throughput.py --engine ray --actors 2 --threads 1
 python tools/throughput.py --render a.json b.json --page docs/run.md
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="digits", choices=["digits", *networks.NETWORKS])
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--composite", default="epsilon_plus")
     parser.add_argument("--engine", choices=["local", "ray"], default="local")

@@ -31,7 +31,7 @@ __all__ = ["Request", "begin"]
 
 PART = 2**24  # bytes of results that are written, and at worst lost, at once
 BATCH = 2**26, 2**31  # bytes of a batch's forward pass and relevance: on a CPU, more leaves the caches; on a GPU, it is busy
-MOST = 64  # rows of a batch that is found automatically
+MOST = 256  # rows of a batch that is found automatically
 UNKNOWN = 8  # rows of one where the model does not tell what a row takes
 LEAST_PARTS = 16  # of a small data set, so that several machines have something to do
 FIRST = 8  # rows that may fail before a run is given up at its beginning
