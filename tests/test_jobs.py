@@ -21,7 +21,7 @@ import pytest
 from models_for_tests import net
 from PIL import Image
 
-from onnxlrp import Explainer
+from onnxlrp import Composite, Explainer, Gamma, InputError, compile, save
 from onnxlrp.cli import main
 from onnxlrp.inputs import read_input
 from onnxlrp.jobs import everything
@@ -377,6 +377,24 @@ def test_bad_requests_leave_nothing(
     monkeypatch.chdir(place)
     assert word in refused(onnxlrp("run", CNN, data, *options))
     assert list(place.iterdir()) == []
+
+
+def test_a_composite_of_ones_own_is_compiled_first(data: Path, tmp_path: Path) -> None:
+    """An object has no text that a resumed run could be held against; the compiled file is the same everywhere."""
+    own: Any = Composite(Gamma(0.3))
+    with pytest.raises(InputError, match="compile the model with it"):
+        everything.explain_all(CNN, data, tmp_path / "o.zarr", own)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy"]
+    save(compile(CNN, own), tmp_path / "own.onnx")
+    everything.explain_all(tmp_path / "own.onnx", data, tmp_path / "o.zarr")
+    np.testing.assert_allclose(
+        arrays(tmp_path / "o.zarr")["relevance"], Explainer(CNN, own).quietly(digits()).relevance, atol=1e-6
+    )
+
+
+def test_unknown_providers_leave_nothing(data: Path, tmp_path: Path) -> None:
+    assert "provider 'nope' is not available" in refused(run(data, tmp_path / "o.zarr", "--provider", "nope"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy"]
 
 
 def test_without_ray_nothing_is_begun(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ..graph import read, read_whole, save
 from ..inputs import Preprocessing
 from ..rows import row_bytes
 from ..run import Explainer
-from ..session import metadata
+from ..session import metadata, providers_of
 from ..version import __version__
 from .manifest import Job, changes
 from .stores import Column
@@ -55,6 +55,10 @@ class Request:
     threads: int
     batch: int | None
 
+    @property
+    def gpu(self) -> bool:
+        return providers_of(self.provider)[0].startswith("CUDA")
+
     def manifest(self) -> dict[str, Any]:
         """The part of the manifest that follows from what is asked, and that a resumed run must ask for again."""
         asked = {
@@ -67,7 +71,13 @@ class Request:
             "columns": dict(self.columns),
             "out": {"format": self.format, "picture": dict(self.picture)},
         }  # fmt: skip
-        found: dict[str, Any] = json.loads(json.dumps(asked))  # tuples as the lists that a file gives back
+        try:
+            found: dict[str, Any] = json.loads(json.dumps(asked))  # tuples as the lists that a file gives back
+        except TypeError as error:
+            raise InputError(
+                "what a run is asked for is kept as text: give a preset by its name; for a composite of your own, compile the "
+                "model with it, and give the file"
+            ) from error
         return found
 
 
@@ -92,6 +102,7 @@ def begin(job: Job, request: Request, resume: bool) -> Worker:
     batch = _batch(request, explainer, first, free)
     run = {
         "provider": request.provider,
+        "gpu": request.gpu,
         "free": free,
         "batch": batch,
         "part": _part(request, columns, first, batch, len(source)),
@@ -191,7 +202,7 @@ def _batch(request: Request, explainer: Explainer, first: Rows, free: bool) -> i
     used = row_bytes(rows["memory"], first.feed, shapes)
     if not used:
         return UNKNOWN
-    fit = BATCH[request.provider == "cuda"] // used
+    fit = BATCH[request.gpu] // used
     return min(MOST, 2 ** (fit.bit_length() - 1)) if fit else 1
 
 

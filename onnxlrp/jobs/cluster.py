@@ -59,7 +59,7 @@ def on_ray(job: Job, data: str, actors: int, threads: int, parts: Iterable[Part]
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(left))),
                 fn_constructor_args=(str(job.out.resolve()), os.path.abspath(data), threads),
                 num_cpus=threads,
-                num_gpus=1 if job.manifest["run"]["provider"] == "cuda" else 0,
+                num_gpus=1 if job.manifest["run"]["gpu"] else 0,
             )
             rows = iter(table.iter_rows())
             for found in rows:

@@ -13,7 +13,7 @@ from typing import Any
 from ..data import Columns
 from ..errors import InputError
 from ..inputs import Preprocessing
-from ..session import metadata
+from ..session import metadata, providers_of
 from ..starts import parse
 from .begin import Request, begin
 from .cluster import on_ray
@@ -87,7 +87,7 @@ def explain_all(
         columns={"id": where.id, "target": where.target, "inputs": dict(where.inputs)},
         picture=style,
         provider=provider,
-        threads=threads or (1 if actors or provider == "cuda" else _cores()),
+        threads=threads or (1 if actors or providers_of(provider)[0].startswith("CUDA") else _cores()),
         batch=batch,
     )
     with claimed(job):
